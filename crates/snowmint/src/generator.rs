@@ -25,6 +25,8 @@ pub struct Generator {
     layout: Layout,
     slot: Slot,
     slot_bits: u64,
+    /// Where it started, to tell a generator that issued nothing.
+    first_position: u64,
     start: SequenceStart,
     limits: Limits,
     next: Next,
@@ -54,16 +56,18 @@ impl Generator {
     #[must_use]
     pub fn new(window: Window, start: SequenceStart) -> Self {
         let Window { layout, slot, floor_tick, ceiling_tick } = window;
+        let first_position = floor_tick << layout.split().sequence_bits();
         Self {
             layout,
             slot,
             slot_bits: layout.slot_bits(slot),
+            first_position,
             start,
             limits: Limits {
                 ceiling_tick: AtomicU64::new(ceiling_tick),
                 max_sequence: AtomicU32::new(layout.split().max_sequence()),
             },
-            next: Next(AtomicU64::new(floor_tick << layout.split().sequence_bits())),
+            next: Next(AtomicU64::new(first_position)),
         }
     }
 
@@ -114,9 +118,7 @@ impl Generator {
             let taken = (tick << sequence_bits) + u64::from(sequence) + u64::from(count);
             match self.next.0.compare_exchange_weak(next, taken, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => {
-                    let time_bits = tick << self.layout.split().node_and_sequence_bits();
-                    let first = Id::from_bits(time_bits | self.slot_bits | u64::from(sequence));
-                    return Ok(IdRange::from_parts(first, count));
+                    return Ok(IdRange::from_parts(self.pack(tick, sequence), count));
                 }
                 Err(changed) => next = changed,
             }
@@ -152,8 +154,7 @@ impl Generator {
         // Fibonacci hashing spreads consecutive ticks evenly; the top half of the product is the hash.
         let hash = tick.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
         let span = u64::from(max_sequence / 4) + 1;
-        let start = ((hash * span) >> 32) as u32;
-        start
+        ((hash * span) >> 32) as u32
     }
 
     /// Moves the ceiling up to that of `window`, which must be the same slot's and start where this
@@ -185,6 +186,31 @@ impl Generator {
     #[must_use]
     pub fn max_sequence(&self) -> u32 {
         self.limits.max_sequence.load(Ordering::Relaxed)
+    }
+
+    /// The highest ID it has issued, if it has issued any.
+    #[must_use]
+    pub fn last_id(&self) -> Option<Id> {
+        let next = self.next.0.load(Ordering::Relaxed);
+        let sequence_bits = self.layout.split().sequence_bits();
+        // What is below the next position is taken: positions skipped at the end of a millisecond are
+        // skipped only by taking one above them.
+        (next > self.first_position).then(|| self.pack((next - 1) >> sequence_bits, mask(next - 1, sequence_bits)))
+    }
+
+    /// The first Unix millisecond in which it has IDs left.
+    #[must_use]
+    pub fn opens_ms(&self) -> u64 {
+        let next = self.next.0.load(Ordering::Relaxed);
+        let sequence_bits = self.layout.split().sequence_bits();
+        let full = mask(next, sequence_bits) > self.max_sequence();
+        self.layout.epoch_ms() + (next >> sequence_bits) + u64::from(full)
+    }
+
+    #[inline]
+    fn pack(&self, tick: u64, sequence: u32) -> Id {
+        let time_bits = tick << self.layout.split().node_and_sequence_bits();
+        Id::from_bits(time_bits | self.slot_bits | u64::from(sequence))
     }
 
     /// Whose IDs it mints.
