@@ -285,7 +285,8 @@ impl Service {
 
     fn ids_per_ms(&self) -> u64 {
         let held = self.holding.load();
-        let max_sequence = held.as_ref().map_or(self.layout.split().max_sequence(), |h| h.generator.max_sequence());
+        let max_sequence =
+            held.as_ref().map_or(self.layout.split().max_sequence(), |h| h.generator.max_sequence());
         u64::from(max_sequence) + 1
     }
 
@@ -345,7 +346,8 @@ impl Service {
             ntp_synchronized: None,
             last_id: generator.and_then(Generator::last_id),
             sequence_overflows: self.overflows.load(Ordering::Relaxed),
-            window_left_ms: generator.map_or(0, |g| g.ceiling().time_ms(self.layout).saturating_sub(self.now_ms())),
+            window_left_ms: generator
+                .map_or(0, |g| g.ceiling().time_ms(self.layout).saturating_sub(self.now_ms())),
             registry: RegistryHealth {
                 status: if registry_error.is_none() { "available" } else { "unavailable" },
                 error: registry_error,

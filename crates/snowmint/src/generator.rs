@@ -52,7 +52,10 @@ struct Next(AtomicU64);
 
 impl Generator {
     /// A generator for a window that nobody else has or will have.
-    #[expect(clippy::needless_pass_by_value, reason = "a window is used up: two generators from one would repeat IDs")]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a window is used up: two generators from one would repeat IDs"
+    )]
     #[must_use]
     pub fn new(window: Window, start: SequenceStart) -> Self {
         let Window { layout, slot, floor_tick, ceiling_tick } = window;
@@ -159,7 +162,10 @@ impl Generator {
 
     /// Moves the ceiling up to that of `window`, which must be the same slot's and start where this
     /// generator's last one ends.
-    #[expect(clippy::needless_pass_by_value, reason = "a window is used up: two generators from one would repeat IDs")]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a window is used up: two generators from one would repeat IDs"
+    )]
     pub fn extend(&self, window: Window) -> Result<(), ExtendError> {
         if window.slot != self.slot || window.layout != self.layout {
             return Err(ExtendError::OtherSlot { own: self.slot, given: window.slot });
@@ -195,7 +201,8 @@ impl Generator {
         let sequence_bits = self.layout.split().sequence_bits();
         // What is below the next position is taken: positions skipped at the end of a millisecond are
         // skipped only by taking one above them.
-        (next > self.first_position).then(|| self.pack((next - 1) >> sequence_bits, mask(next - 1, sequence_bits)))
+        (next > self.first_position)
+            .then(|| self.pack((next - 1) >> sequence_bits, mask(next - 1, sequence_bits)))
     }
 
     /// The first Unix millisecond in which it has IDs left.

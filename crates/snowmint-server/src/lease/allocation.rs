@@ -79,12 +79,7 @@ pub enum NoSlot {
 
 /// The slot this node held last, or else the free slot whose ceiling is oldest; slots whose ceiling is
 /// still ahead of the clock only if there is no other.
-pub fn choose(
-    snapshot: &Snapshot,
-    layout: Layout,
-    wish: &Wish<'_>,
-    now_ms: u64,
-) -> Result<Choice, NoSlot> {
+pub fn choose(snapshot: &Snapshot, layout: Layout, wish: &Wish<'_>, now_ms: u64) -> Result<Choice, NoSlot> {
     let now = timestamp(now_ms);
     let (mut free, mut cooling, mut held) = (Vec::new(), Vec::new(), 0);
     for slot in candidates(layout, wish) {
@@ -146,8 +141,8 @@ impl Candidate {
             let choice = Choice { slot, floor: None, revision: None };
             return Ok(Self { choice, ceiling_ms: 0, own: false });
         };
-        let floor = Ceiling::from_id(layout, record.ceiling)
-            .map_err(|reason| NoSlot::Record { slot, reason })?;
+        let floor =
+            Ceiling::from_id(layout, record.ceiling).map_err(|reason| NoSlot::Record { slot, reason })?;
         Ok(Self {
             choice: Choice { slot, floor: Some(floor), revision: Some(*revision) },
             ceiling_ms: floor.time_ms(layout),

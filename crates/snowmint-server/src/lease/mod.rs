@@ -238,7 +238,8 @@ impl Lease {
     /// Moves the ceiling on, unless most of the window is still ahead.
     async fn extend(&self, tenure: &mut Tenure) -> Result<(), TakeError> {
         let generator = &tenure.held.generator;
-        let (layout, window_ms, now_ms) = (self.settings.layout, self.settings.window_ms, self.clock.now_ms());
+        let (layout, window_ms, now_ms) =
+            (self.settings.layout, self.settings.window_ms, self.clock.now_ms());
         let left_ms = generator.ceiling().time_ms(layout).saturating_sub(now_ms);
         if left_ms > window_ms - window_ms / EXTEND_AFTER_SHARE / 2 {
             return Ok(());

@@ -178,7 +178,9 @@ impl Files {
         let mut contents = self.contents().map_err(SwapError::Unavailable)?;
         let revision = contents.swap(slot, expected, record)?;
         let Some(alive) = self.lock_slot(slot).map_err(SwapError::Unavailable)? else {
-            return Err(SwapError::Conflict { holder: contents.workers.remove(&slot.to_string()).map(|w| w.owner) });
+            return Err(SwapError::Conflict {
+                holder: contents.workers.remove(&slot.to_string()).map(|w| w.owner),
+            });
         };
         contents.workers.insert(slot.to_string(), worker);
         contents.retired_workers.remove(&slot.to_string());
@@ -250,7 +252,9 @@ impl Files {
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok(file),
-                Err(TryLockError::WouldBlock) if started.elapsed() < Duration::from_millis(LOCK_WAIT_MS_MAX) => {
+                Err(TryLockError::WouldBlock)
+                    if started.elapsed() < Duration::from_millis(LOCK_WAIT_MS_MAX) =>
+                {
                     #[expect(clippy::disallowed_methods, reason = "on a thread that may block")]
                     std::thread::sleep(Duration::from_millis(LOCK_POLL_MS));
                 }
@@ -408,7 +412,9 @@ fn file_error(doing: &'static str, path: &Path, source: io::Error) -> RegistryEr
             ". The data directory must be writable: choose another with --data-dir"
         }
         io::ErrorKind::StorageFull => ". The disk is full: nothing was changed",
-        io::ErrorKind::NotFound => ". The registry is gone: was the data directory removed under a running node?",
+        io::ErrorKind::NotFound => {
+            ". The registry is gone: was the data directory removed under a running node?"
+        }
         _ => "",
     };
     RegistryError::File { doing, path: path.display().to_string(), source, hint }
