@@ -55,10 +55,10 @@ impl Format {
     /// The ID that `text` is in this form: nothing before it, nothing behind it, and of full width.
     pub fn parse(self, text: &str) -> Result<Id, ParseError> {
         match self {
-            Self::Hex => {
-                let prefixed = text.strip_prefix(HEX_PREFIX).or_else(|| text.strip_prefix("0X"));
-                HEX.decode(prefixed.unwrap_or(text), if prefixed.is_some() { HEX_PREFIX.len() } else { 0 })
-            }
+            Self::Hex => match text.strip_prefix(HEX_PREFIX).or_else(|| text.strip_prefix("0X")) {
+                Some(digits) => HEX.decode(digits, HEX_PREFIX.len()),
+                None => HEX.decode(text, 0),
+            },
             Self::Decimal if text.len() > 1 && text.starts_with('0') => Err(ParseError::LeadingZero),
             Self::Decimal | Self::Base62 | Self::Base32 => self.alphabet().decode(text, 0),
         }
@@ -93,27 +93,20 @@ impl FromStr for Format {
 
 /// Reads an ID in whichever form it is.
 ///
-/// `0x` means hex; digits without a leading zero mean decimal; otherwise the length decides: 11 is base62,
-/// 13 base32, 16 hex. Eleven or thirteen digits could be decimal or not, and are refused rather than
-/// guessed: say which with [`Format::parse`].
+/// The length decides: 11 characters are base62, 13 base32, and any other number is hex behind `0x` and
+/// decimal without. Eleven or thirteen digits could be decimal too (an ID from the first hour of the
+/// default layout), and are refused rather than guessed: say which with [`Format::parse`].
 pub fn parse(text: &str) -> Result<Id, ParseError> {
-    let digits_only = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let leading_zero = text.len() > 1 && text.starts_with('0');
-    if text.starts_with(HEX_PREFIX) || text.starts_with("0X") {
-        return Format::Hex.parse(text);
-    }
-    let by_width = [Format::Base62, Format::Base32, Format::Hex]
-        .into_iter()
-        .find(|format| format.alphabet().width == text.len());
+    let digits_only = text.bytes().all(|byte| byte.is_ascii_digit());
+    let by_width = [Format::Base62, Format::Base32].into_iter().find(|f| f.alphabet().width == text.len());
     match by_width {
-        // Hex is always written with its prefix, so sixteen bare digits are a decimal.
-        Some(Format::Hex) if digits_only && !leading_zero => Format::Decimal.parse(text),
-        Some(other) if digits_only && !leading_zero => Err(ParseError::Ambiguous { other }),
+        Some(other) if digits_only && !text.starts_with('0') => Err(ParseError::Ambiguous { other }),
         Some(format) => format.parse(text),
+        None if text.starts_with("0x") || text.starts_with("0X") => Format::Hex.parse(text),
         None if digits_only => Format::Decimal.parse(text),
         None => match text.char_indices().find(|(_, character)| !character.is_ascii_alphanumeric()) {
             Some((at, character)) => Err(ParseError::Character { at, character, format: "ID" }),
-            None => Err(ParseError::Unrecognized { length: text.chars().count() }),
+            None => Err(ParseError::Unrecognized { length: text.len() }),
         },
     }
 }
