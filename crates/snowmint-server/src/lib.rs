@@ -4,3 +4,4 @@
 //! request -> [`api`] -> [`service`] -> generator; [`registry`] -> [`lease`] -> generator; [`clock`] into
 //! both. [`serve`] is the only module that names concrete parts.
 
+pub mod config;
