@@ -5,6 +5,7 @@
 //! [`clock`] into both.
 
 pub mod clock;
+pub mod config;
 pub mod error;
 pub mod lease;
 pub mod metrics;

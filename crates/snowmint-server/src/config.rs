@@ -1,0 +1,411 @@
+//! What the service can be told: the keys, their defaults, and the values they may have.
+//!
+//! [`Config`] is the only list of keys: the file, the environment, the flags and `config show` are read
+//! from it and into it by [`Loaded`]. `docs/configuration.md` describes the keys; a test compares the two.
+
+mod load;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use snowmint::{Claim, DEFAULT_EPOCH_MS, EpochError, Layout, SequenceStart, Split};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
+pub use load::{ConfigError, Loaded, Origin, Setting, environment};
+
+/// Where data is kept on a machine that gives its user no home directory.
+const DATA_DIR_WITHOUT_HOME: &str = "/var/lib/snowmint";
+
+/// The longest node name, in bytes: that of a DNS name.
+const NODE_NAME_BYTES_MAX: usize = 253;
+
+/// What a number may be, for every key that is one.
+const RANGES: [(&str, RangeInclusive<u64>); 14] = [
+    ("clock.leap_confirm_s", 1..=86_400),
+    ("datacenter", 0..=u16::MAX as u64),
+    ("id.epoch_ms", 0..=Layout::EPOCH_MS_MAX),
+    ("id.max_sequence", 0..=(1 << Split::SEQUENCE_BITS_MAX) - 1),
+    ("lease.grace_s", 0..=31_536_000),
+    ("lease.window_ms", 100..=Claim::WINDOW_MS_MAX),
+    ("limits.body_bytes", 1_024..=16_777_216),
+    ("limits.connections", 1..=1_000_000),
+    ("limits.header_bytes", 8_192..=1_048_576),
+    ("limits.header_s", 1..=300),
+    ("limits.idempotency_keys", 0..=1_000_000),
+    ("limits.request_s", 1..=3_600),
+    ("limits.wait_ms", 0..=60_000),
+    ("worker", 0..=u16::MAX as u64),
+];
+
+/// Everything the service can be told.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where the embedded registry is kept. Nodes that share it get different workers.
+    pub data_dir: PathBuf,
+    /// Which datacenter this node is in.
+    pub datacenter: u16,
+    /// Which worker this node is; unset, it takes a free one.
+    pub worker: Option<u16>,
+    /// How the registry names this node; unset, the host's name.
+    pub node_name: Option<String>,
+    /// Which registry gives out workers.
+    pub registry: Registry,
+    /// Serve a routable address without TLS and keys.
+    pub insecure: bool,
+    /// REST.
+    pub http: Http,
+    /// gRPC.
+    pub grpc: Grpc,
+    /// How a worker is held.
+    pub lease: Lease,
+    /// The serving clock.
+    pub clock: Clock,
+    /// What IDs are made of.
+    pub id: Ids,
+    /// What is too much.
+    pub limits: Limits,
+    /// The log.
+    pub log: Log,
+}
+
+/// REST.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Http {
+    /// Where REST is served.
+    pub listen: Listen,
+}
+
+/// gRPC.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Grpc {
+    /// Where gRPC is served.
+    pub listen: Listen,
+}
+
+/// How a worker is held.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Lease {
+    /// How far ahead of the clock a window reaches: how long a registry outage is survived.
+    pub window_ms: u64,
+    /// How long a worker that was given up cools down before another node may have it.
+    pub grace_s: u64,
+    /// When nothing else is free, take a cooling worker whose window has passed.
+    pub reuse_cooling: bool,
+}
+
+/// The serving clock.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Clock {
+    /// How long a wall clock that leapt forward must stay there to be believed.
+    pub leap_confirm_s: u64,
+}
+
+/// What IDs are made of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ids {
+    /// The Unix millisecond that timestamps count from. The registry keeps the first node's for ever.
+    pub epoch_ms: u64,
+    /// How many bits time, datacenter, worker and sequence have. The registry keeps the first node's for ever.
+    pub layout: Split,
+    /// The highest sequence number used; unset, the layout's highest.
+    pub max_sequence: Option<u32>,
+    /// Where a millisecond's sequence starts.
+    #[serde(with = "SequenceStartName")]
+    pub sequence_start: SequenceStart,
+}
+
+/// What is too much.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// How long a request waits for its IDs.
+    pub wait_ms: u64,
+    /// Open connections, of REST and of gRPC each.
+    pub connections: usize,
+    /// A request's body.
+    pub body_bytes: usize,
+    /// A request's headers.
+    pub header_bytes: usize,
+    /// How long a request may take.
+    pub request_s: u64,
+    /// How long a client may take to send its headers.
+    pub header_s: u64,
+    /// Answers that are kept to be given again to the same `Idempotency-Key`.
+    pub idempotency_keys: usize,
+}
+
+/// The log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// Text or JSON.
+    pub format: LogFormat,
+    /// What is logged: a level, or directives such as `info,snowmint_server::lease=debug`.
+    pub level: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: default_data_dir(),
+            datacenter: 0,
+            worker: None,
+            node_name: None,
+            registry: Registry::Embedded,
+            insecure: false,
+            http: Http::default(),
+            grpc: Grpc::default(),
+            lease: Lease::default(),
+            clock: Clock::default(),
+            id: Ids::default(),
+            limits: Limits::default(),
+            log: Log::default(),
+        }
+    }
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self { listen: Listen(Some(SocketAddr::from(([127, 0, 0, 1], 8080)))) }
+    }
+}
+
+impl Default for Grpc {
+    fn default() -> Self {
+        Self { listen: Listen(Some(SocketAddr::from(([127, 0, 0, 1], 9090)))) }
+    }
+}
+
+impl Default for Lease {
+    fn default() -> Self {
+        Self { window_ms: 10_000, grace_s: 3_600, reuse_cooling: false }
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self { leap_confirm_s: 60 }
+    }
+}
+
+impl Default for Ids {
+    fn default() -> Self {
+        Self {
+            epoch_ms: DEFAULT_EPOCH_MS,
+            layout: Split::DEFAULT,
+            max_sequence: None,
+            sequence_start: SequenceStart::Jittered,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            wait_ms: 2_000,
+            connections: 10_000,
+            body_bytes: 65_536,
+            header_bytes: 16_384,
+            request_s: 10,
+            header_s: 5,
+            idempotency_keys: 10_000,
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Auto, level: "info".to_owned() }
+    }
+}
+
+impl Ids {
+    /// The layout and its epoch. What was loaded has one.
+    pub fn layout(&self) -> Result<Layout, EpochError> {
+        Layout::new(self.layout, self.epoch_ms)
+    }
+
+    /// The highest sequence number to use.
+    #[must_use]
+    pub fn max_sequence(&self) -> u32 {
+        self.max_sequence.unwrap_or(self.layout.max_sequence())
+    }
+}
+
+/// A value that its type allows and that cannot be nevertheless.
+struct Problem {
+    key: &'static str,
+    wanted: String,
+}
+
+impl Config {
+    /// What only shows when keys are seen together, or is more than a type.
+    fn check(&self) -> Result<(), Problem> {
+        let split = self.id.layout;
+        below("datacenter", Some(self.datacenter.into()), split.datacenters(), split)?;
+        below("worker", self.worker.map(u32::from), split.workers(), split)?;
+        below("id.max_sequence", self.id.max_sequence, split.max_sequence() + 1, split)?;
+        check_level(&self.log.level)?;
+        if self.node_name.as_ref().is_some_and(|name| !(1..=NODE_NAME_BYTES_MAX).contains(&name.len())) {
+            return Err(Problem {
+                key: "node_name",
+                wanted: format!("a name of 1 to {NODE_NAME_BYTES_MAX} bytes is wanted"),
+            });
+        }
+        if self.data_dir.as_os_str().is_empty() {
+            return Err(Problem { key: "data_dir", wanted: "the path of a directory is wanted".to_owned() });
+        }
+        self.check_listeners()
+    }
+
+    fn check_listeners(&self) -> Result<(), Problem> {
+        let listeners = [("http.listen", self.http.listen), ("grpc.listen", self.grpc.listen)];
+        if listeners.iter().all(|(_, listen)| listen.0.is_none()) {
+            return Err(Problem {
+                key: "http.listen",
+                wanted: "http.listen and grpc.listen are both off, and one of them is needed".to_owned(),
+            });
+        }
+        for (key, listen) in listeners {
+            let routable = listen.0.is_some_and(|address| !address.ip().to_canonical().is_loopback());
+            if routable && !self.insecure {
+                return Err(Problem {
+                    key,
+                    wanted:
+                        "other machines could reach it, without TLS and without a key: an address of this \
+                             machine alone is wanted, such as 127.0.0.1, or --insecure (insecure = true)"
+                            .to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn below(key: &'static str, value: Option<u32>, end: u32, split: Split) -> Result<(), Problem> {
+    match value {
+        Some(value) if value >= end => {
+            Err(Problem { key, wanted: format!("the layout {split} has room for 0 to {}", end - 1) })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A misspelt level is a valid directive, for a module of that name, and would silence the log.
+fn check_level(level: &str) -> Result<(), Problem> {
+    let known =
+        level.split(',').all(|part| part.contains(['=', '[']) || part.trim().parse::<LevelFilter>().is_ok());
+    if known && EnvFilter::try_new(level).is_ok() {
+        return Ok(());
+    }
+    Err(Problem {
+        key: "log.level",
+        wanted: "off, error, warn, info, debug or trace is wanted, or directives such as info,hyper=debug"
+            .to_owned(),
+    })
+}
+
+fn default_data_dir() -> PathBuf {
+    match directories::ProjectDirs::from("", "", "snowmint") {
+        // A configuration is text throughout.
+        Some(directories) => directories.data_dir().to_string_lossy().into_owned().into(),
+        None => DATA_DIR_WITHOUT_HOME.into(),
+    }
+}
+
+/// Which registry gives out workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Registry {
+    /// A file in the data directory.
+    Embedded,
+}
+
+impl fmt::Display for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Embedded => f.pad("embedded"),
+        }
+    }
+}
+
+impl TryFrom<String> for Registry {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        match text.as_str() {
+            "embedded" => Ok(Self::Embedded),
+            _ => Err("only `embedded` is built in"),
+        }
+    }
+}
+
+impl From<Registry> for String {
+    fn from(registry: Registry) -> Self {
+        registry.to_string()
+    }
+}
+
+/// Where to listen, or nowhere. Written as an address and a port, or as an empty string.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Listen(pub Option<SocketAddr>);
+
+impl FromStr for Listen {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.is_empty() {
+            return Ok(Self(None));
+        }
+        text.parse().map(|address| Self(Some(address))).map_err(|_| {
+            "an IP address and a port are wanted, as in 127.0.0.1:8080 or [::1]:8080, or an empty string for off"
+        })
+    }
+}
+
+impl TryFrom<String> for Listen {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<Listen> for String {
+    fn from(listen: Listen) -> Self {
+        listen.0.map(|address| address.to_string()).unwrap_or_default()
+    }
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    #[default]
+    Auto,
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+/// The names of [`SequenceStart`].
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "SequenceStart", rename_all = "lowercase")]
+enum SequenceStartName {
+    Zero,
+    Jittered,
+}
