@@ -1,6 +1,7 @@
 //! Counters and histograms, under the names of the wire contract. Recording is atomic additions only.
 
 use prometheus::core::Collector;
+use prometheus::proto::MetricFamily;
 use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts,
     Registry, TextEncoder,
@@ -117,7 +118,7 @@ impl Metrics {
     #[must_use]
     pub fn issued_total(&self) -> u64 {
         let families = self.issued.collect();
-        let counts = families.iter().flat_map(|family| family.get_metric()).map(|m| m.get_counter().value());
+        let counts = families.iter().flat_map(MetricFamily::get_metric).map(|m| m.get_counter().get_value());
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count, exact to 2^53")]
         let total = counts.sum::<f64>() as u64;
         total
@@ -127,9 +128,10 @@ impl Metrics {
     #[must_use]
     pub fn render(&self) -> Vec<u8> {
         let mut text = Vec::new();
-        TextEncoder::new()
-            .encode(&self.registry.gather(), &mut text)
-            .expect("a Vec takes every write, and the names were checked when they were registered");
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            // A Vec takes every write, and the names were checked when they were registered.
+            tracing::error!("the metrics cannot be written: {error}");
+        }
         text
     }
 }

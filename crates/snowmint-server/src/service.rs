@@ -152,7 +152,7 @@ impl Service {
                 Ok(vec![range])
             }
             Ok(range) => self.wait_for(count, vec![range], arrived).await,
-            Err(_) => self.wait_for(count, Vec::new(), arrived).await,
+            Err(()) => self.wait_for(count, Vec::new(), arrived).await,
         }
     }
 

@@ -6,9 +6,9 @@ use snowmint::{Ceiling, ClaimError, Layout, Slot};
 use crate::registry::{Owner, Revision, SlotState, Snapshot, timestamp};
 
 /// What a node asks for.
-pub struct Wish<'a> {
+pub(super) struct Wish<'a> {
     /// In which datacenter.
-    pub datacenter: u16,
+    pub(super) datacenter: u16,
     /// This worker and no other, where it is fixed.
     pub worker: Option<u16>,
     /// The node's name: it may take back a slot it gave back itself.
@@ -19,7 +19,7 @@ pub struct Wish<'a> {
 
 /// A slot to be taken.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Choice {
+pub(super) struct Choice {
     /// Which.
     pub slot: Slot,
     /// The ceiling its record has.
@@ -79,7 +79,12 @@ pub enum NoSlot {
 
 /// The slot this node held last, or else the free slot whose ceiling is oldest; slots whose ceiling is
 /// still ahead of the clock only if there is no other.
-pub fn choose(snapshot: &Snapshot, layout: Layout, wish: &Wish<'_>, now_ms: u64) -> Result<Choice, NoSlot> {
+pub(super) fn choose(
+    snapshot: &Snapshot,
+    layout: Layout,
+    wish: &Wish<'_>,
+    now_ms: u64,
+) -> Result<Choice, NoSlot> {
     let now = timestamp(now_ms);
     let (mut free, mut cooling, mut held) = (Vec::new(), Vec::new(), 0);
     for slot in candidates(layout, wish) {

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use snowmint::{Claim, Slot, Window};
 
 pub use embedded::EmbeddedRegistry;
-pub use record::{Namespace, Owner, Retired, SlotState, Snapshot, WindowRecord, Worker};
+pub use record::{Namespace, Owner, Retired, SlotState, Snapshot, WindowRecord, Worker, timestamp};
 
 /// Which version of a window record was read. It changes with every change of the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
