@@ -4,6 +4,7 @@
 //! generator; slots and windows from the [`registry`] through the [`lease`] to the generator; time from the
 //! [`clock`] into both.
 
+pub mod api;
 pub mod clock;
 pub mod config;
 pub mod error;
@@ -11,4 +12,5 @@ pub mod lease;
 pub mod log;
 pub mod metrics;
 pub mod registry;
+//pub mod serve;
 pub mod service;
