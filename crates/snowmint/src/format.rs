@@ -21,7 +21,8 @@ pub enum Format {
     Hex,
 }
 
-const BASE62: Alphabet = Alphabet::new("base62", b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz", 11);
+const BASE62: Alphabet =
+    Alphabet::new("base62", b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz", 11);
 const BASE32: Alphabet = Alphabet::new("base32", b"0123456789ABCDEFGHJKMNPQRSTVWXYZ", 13)
     .with_lower_case()
     .with_alias(b"OoIiLl", b"001111");
@@ -152,7 +153,8 @@ impl Alphabet {
     const fn with_lower_case(mut self) -> Self {
         let mut at = 0;
         while at < self.digits.len() {
-            self.values[self.digits[at].to_ascii_lowercase() as usize] = self.values[self.digits[at] as usize];
+            self.values[self.digits[at].to_ascii_lowercase() as usize] =
+                self.values[self.digits[at] as usize];
             at += 1;
         }
         self
@@ -250,7 +252,11 @@ impl fmt::Display for ParseError {
             Self::LeadingZero => write!(f, "character 1 is '0': a decimal ID has no leading zero"),
             Self::TooLarge => write!(f, "the ID is too large: the largest is 9223372036854775807 (2^63 - 1)"),
             Self::Ambiguous { other } => {
-                write!(f, "{} digits could be decimal or {other}: say which form it is", other.alphabet().width)
+                write!(
+                    f,
+                    "{} digits could be decimal or {other}: say which form it is",
+                    other.alphabet().width
+                )
             }
             Self::Unrecognized { length } => write!(
                 f,

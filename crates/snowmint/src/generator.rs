@@ -50,7 +50,10 @@ struct Next(AtomicU64);
 
 impl Generator {
     /// A generator for a window that nobody else has or will have.
-    #[expect(clippy::needless_pass_by_value, reason = "a window is used up: two generators from one would repeat IDs")]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a window is used up: two generators from one would repeat IDs"
+    )]
     #[must_use]
     pub fn new(window: Window, start: SequenceStart) -> Self {
         let Window { layout, slot, floor_tick, ceiling_tick } = window;
@@ -158,7 +161,10 @@ impl Generator {
 
     /// Moves the ceiling up to that of `window`, which must be the same slot's and start where this
     /// generator's last one ends.
-    #[expect(clippy::needless_pass_by_value, reason = "a window is used up: two generators from one would repeat IDs")]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a window is used up: two generators from one would repeat IDs"
+    )]
     pub fn extend(&self, window: Window) -> Result<(), ExtendError> {
         if window.slot != self.slot || window.layout != self.layout {
             return Err(ExtendError::OtherSlot { own: self.slot, given: window.slot });
