@@ -5,3 +5,6 @@
 //! both. [`serve`] is the only module that names concrete parts.
 
 pub mod config;
+pub mod load;
+pub mod serve;
+pub mod server_url;
