@@ -4,6 +4,7 @@
 //! request -> [`api`] -> [`service`] -> generator; [`registry`] -> [`lease`] -> generator; [`clock`] into
 //! both. [`serve`] is the only module that names concrete parts.
 
+pub mod cli;
 pub mod config;
 pub mod load;
 pub mod serve;

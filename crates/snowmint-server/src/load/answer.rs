@@ -168,7 +168,7 @@ mod tests {
         for text in [&b"SSH-2.0\r\n\r\n"[..], b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 x\r\n\r\n", &too_much] {
             assert_eq!(Answer::read(text), Err(Malformed));
         }
-        assert_eq!(Answer::read(&[b'x'; HEAD_BYTES_MAX + 1]), Err(Malformed));
+        assert_eq!(Answer::read(&vec![b'x'; HEAD_BYTES_MAX + 1]), Err(Malformed));
     }
 
     fn read(
