@@ -15,14 +15,8 @@ use ferroid::generator::AtomicSnowflakeGenerator;
 use ferroid::time::TimeSource;
 use snowmint::{Claim, Generator, Layout, SequenceStart, Slot};
 
-ferroid::define_snowflake_id!(
-    /// The default layout, 41/5/5/12: `ferroid` has no datacenters, so both node parts are one.
-    FerroidId, u64,
-    reserved: 1,
-    timestamp: 41,
-    machine_id: 10,
-    sequence: 12
-);
+/// 41/10/12 bits, which is the default layout: `ferroid` has one node number where we have 5 and 5 bits.
+type FerroidId = ferroid::id::SnowflakeTwitterId;
 
 const SLOT: Slot = Slot { datacenter: 3, worker: 5 };
 /// The same slot as one number.
@@ -96,7 +90,7 @@ fn draw(threads: u64, ids: u64, clock: &Clock, next_id: impl Fn() -> u64 + Sync)
         (started, Instant::now())
     };
     let spans: Vec<_> = thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(&run)).collect();
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(run)).collect();
         let own = run();
         others.into_iter().map(|thread| thread.join().expect("it does not panic")).chain([own]).collect()
     });

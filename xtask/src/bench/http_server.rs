@@ -51,6 +51,7 @@ impl Server {
             if started.elapsed() > START_TIMEOUT {
                 bail!("{} did not answer {path} within {} s", command.join(" "), START_TIMEOUT.as_secs());
             }
+            #[expect(clippy::disallowed_methods, reason = "there is no runtime here, and no other thread")]
             thread::sleep(START_POLL);
         }
     }
