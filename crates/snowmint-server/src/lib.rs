@@ -13,5 +13,6 @@ pub mod load;
 pub mod log;
 pub mod metrics;
 pub mod registry;
+pub mod serve;
 pub mod server_url;
 pub mod service;
