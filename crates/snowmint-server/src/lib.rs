@@ -5,12 +5,15 @@
 //! [`clock`] into both.
 
 pub mod api;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod error;
 pub mod lease;
+pub mod load;
 pub mod log;
 pub mod metrics;
 pub mod registry;
-//pub mod serve;
+pub mod serve;
+pub mod server_url;
 pub mod service;

@@ -96,36 +96,50 @@ impl Generator {
         let since_tick = since_ms.saturating_sub(epoch_ms).min(now_tick);
         // Relaxed is enough throughout: a ceiling or a limit is all its message, and the position is only
         // ever changed by compare-exchange, which always sees the latest.
-        let ceiling_tick = self.limits.ceiling_tick.load(Ordering::Relaxed);
         let max_sequence = self.limits.max_sequence.load(Ordering::Relaxed);
         let mut next = self.next.0.load(Ordering::Relaxed);
         loop {
-            let mut tick = next >> sequence_bits;
-            let mut sequence = mask(next, sequence_bits);
-            if sequence > max_sequence {
-                (tick, sequence) = (tick + 1, 0);
-            }
-            if tick < since_tick {
-                (tick, sequence) = (since_tick, 0);
-            }
-            if sequence == 0 {
-                if tick > now_tick {
-                    return Err(self.early(tick, now_tick, ceiling_tick));
-                }
-                sequence = self.sequence_start(next, tick, max_sequence);
-            }
-            if tick >= ceiling_tick {
-                return Err(Refusal::WindowClosed { ceiling_ms: epoch_ms + ceiling_tick });
-            }
+            // A tick that was opened is below the ceiling, and ceilings never decrease: no need to look.
+            let open = (1..=max_sequence).contains(&mask(next, sequence_bits))
+                && next >> sequence_bits >= since_tick;
+            let position =
+                if open { next } else { self.open_tick(next, since_tick, now_tick, max_sequence)? };
+            let sequence = mask(position, sequence_bits);
             let count = wanted.clamp(1, max_sequence - sequence + 1);
-            let taken = (tick << sequence_bits) + u64::from(sequence) + u64::from(count);
+            let taken = position + u64::from(count);
             match self.next.0.compare_exchange_weak(next, taken, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => {
+                    let tick = position >> sequence_bits;
                     return Ok(IdRange::from_parts(self.pack(tick, sequence), count));
                 }
                 Err(changed) => next = changed,
             }
         }
+    }
+
+    /// The position that a tick nothing is taken of starts at: the first such tick after `next` and not
+    /// before `since_tick`.
+    ///
+    /// Out of line, so that the many IDs that continue a tick are not slowed down by the one that opens it.
+    #[cold]
+    fn open_tick(
+        &self,
+        next: u64,
+        since_tick: u64,
+        now_tick: u64,
+        max_sequence: u32,
+    ) -> Result<u64, Refusal> {
+        let sequence_bits = self.layout.split().sequence_bits();
+        let ceiling_tick = self.limits.ceiling_tick.load(Ordering::Relaxed);
+        let used_up = mask(next, sequence_bits) > max_sequence;
+        let tick = ((next >> sequence_bits) + u64::from(used_up)).max(since_tick);
+        if tick > now_tick {
+            return Err(self.early(tick, now_tick, ceiling_tick));
+        }
+        if tick >= ceiling_tick {
+            return Err(Refusal::WindowClosed { ceiling_ms: self.layout.epoch_ms() + ceiling_tick });
+        }
+        Ok((tick << sequence_bits) + u64::from(self.sequence_start(next, tick, max_sequence)))
     }
 
     /// Nothing is left of the milliseconds up to `now_tick`.
@@ -143,7 +157,6 @@ impl Generator {
     }
 
     /// Where a millisecond starts that nothing has been taken of yet, `next` being the position before it.
-    #[inline]
     fn sequence_start(&self, next: u64, tick: u64, max_sequence: u32) -> u32 {
         if self.start == SequenceStart::Zero {
             return 0;
