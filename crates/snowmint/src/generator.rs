@@ -109,7 +109,8 @@ impl Generator {
             let taken = position + u64::from(count);
             match self.next.0.compare_exchange_weak(next, taken, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => {
-                    return Ok(IdRange::from_parts(self.pack(position >> sequence_bits, sequence), count));
+                    let tick = position >> sequence_bits;
+                    return Ok(IdRange::from_parts(self.pack(tick, sequence), count));
                 }
                 Err(changed) => next = changed,
             }
