@@ -77,7 +77,6 @@ struct Bench<'a> {
 /// One run of the load generator against one server.
 struct Run {
     requests_per_s: f64,
-    ids_per_s: f64,
     processor_us_per_request: f64,
     /// Of one core.
     processor_share: f64,
@@ -133,7 +132,8 @@ impl<'a> Bench<'a> {
 
     fn batches(&self) -> Result<f64> {
         let arguments = ["--batch", &BATCH_IDS.to_string()];
-        Ok(self.load(&self.ours, BATCH_CONNECTIONS, &arguments)?.ids_per_s)
+        // All or nothing: an answered batch is a whole one.
+        Ok(self.load(&self.ours, BATCH_CONNECTIONS, &arguments)?.requests_per_s * to_f64(BATCH_IDS))
     }
 
     /// One caller after the other: a single one already asks for more than the format has.
@@ -174,7 +174,6 @@ impl<'a> Bench<'a> {
         ensure!(requests > 0.0, "there was no request: {text}");
         Ok(Run {
             requests_per_s: number("/requests_per_s")?,
-            ids_per_s: number("/ids_per_s")?,
             processor_us_per_request: to_f64(used_us) / requests,
             processor_share: to_f64(used_us) / 1e6 / elapsed.as_secs_f64(),
             p99_us: number("/latency_us/p99")?,
