@@ -4,11 +4,15 @@
 //! generator; slots and windows from the [`registry`] through the [`lease`] to the generator; time from the
 //! [`clock`] into both.
 
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod error;
 pub mod lease;
+pub mod load;
 pub mod log;
 pub mod metrics;
 pub mod registry;
+pub mod serve;
+pub mod server_url;
 pub mod service;

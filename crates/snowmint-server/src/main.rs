@@ -1,1 +1,5 @@
-fn main() {}
+//! The `snowmint` binary.
+
+fn main() -> std::process::ExitCode {
+    snowmint_server::cli::run()
+}

@@ -1,5 +1,7 @@
 //! Counters and histograms, under the names of the wire contract. Recording is atomic additions only.
 
+use std::time::Instant;
+
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{
@@ -39,13 +41,22 @@ pub struct Metrics {
 /// The metrics of one slot, looked up once when it is claimed.
 pub struct SlotMetrics {
     /// `id_generation_total`: IDs issued.
-    pub issued: IntCounter,
+    issued: IntCounter,
     /// `id_generation_latency_seconds`: from the request's arrival at the service to its IDs.
-    pub latency: Histogram,
+    latency: Histogram,
     /// `sequence_overflow_total`: requests that waited for a millisecond.
     pub overflows: IntCounter,
     /// `window_left_seconds`: until the durable window ends.
     pub window_left: Gauge,
+}
+
+impl SlotMetrics {
+    /// Counts `count` IDs that were issued to a request which arrived at `arrived`.
+    #[inline]
+    pub fn record(&self, count: u32, arrived: Instant) {
+        self.issued.inc_by(count.into());
+        self.latency.observe(arrived.elapsed().as_secs_f64());
+    }
 }
 
 impl Metrics {

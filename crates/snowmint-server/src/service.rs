@@ -135,8 +135,7 @@ impl Service {
     /// One ID.
     pub async fn id(&self) -> Result<Id, Refused> {
         let arrived = Instant::now();
-        if let Ok(range) = self.mint_now(1) {
-            self.record(arrived, 1);
+        if let Some(range) = self.mint_now(1, arrived) {
             return Ok(range.first());
         }
         let ranges = self.wait_for(1, Vec::new(), arrived).await?;
@@ -146,33 +145,26 @@ impl Service {
     /// `count` IDs (at least 1) as runs of consecutive ones, in order: all or none.
     pub async fn ranges(&self, count: u32) -> Result<Vec<IdRange>, Refused> {
         let arrived = Instant::now();
-        match self.mint_now(count) {
-            Ok(range) if range.count() == count => {
-                self.record(arrived, count);
-                Ok(vec![range])
-            }
-            Ok(range) => self.wait_for(count, vec![range], arrived).await,
-            Err(()) => self.wait_for(count, Vec::new(), arrived).await,
+        match self.mint_now(count, arrived) {
+            Some(range) if range.count() == count => Ok(vec![range]),
+            some => self.wait_for(count, some.into_iter().collect(), arrived).await,
         }
     }
 
-    /// The hot path: no lock, no await, no allocation. `Err` means that it takes the slow one.
+    /// The hot path: no lock, no await, no allocation. Where it gives fewer than wanted, or nothing, the
+    /// rest has to be waited for.
     #[inline]
-    fn mint_now(&self, wanted: u32) -> Result<IdRange, ()> {
+    fn mint_now(&self, wanted: u32, arrived: Instant) -> Option<IdRange> {
         if self.ids_waited_for.load(Ordering::Relaxed) > 0 {
-            return Err(());
+            return None;
         }
         let held = self.holding.load();
-        let held = held.as_ref().ok_or(())?;
-        held.generator.mint(self.clock.now_ms(), wanted).map_err(|_| ())
-    }
-
-    #[inline]
-    fn record(&self, arrived: Instant, count: u32) {
-        if let Some(held) = self.holding.load().as_ref() {
-            held.metrics.issued.inc_by(count.into());
-            held.metrics.latency.observe(arrived.elapsed().as_secs_f64());
+        let held = held.as_ref()?;
+        let range = held.generator.mint(self.clock.now_ms(), wanted).ok()?;
+        if range.count() == wanted {
+            held.metrics.record(wanted, arrived);
         }
+        Some(range)
     }
 
     /// Waits, in arrival order, until there are `count` IDs, `taken` being the first of them.
@@ -185,7 +177,11 @@ impl Service {
         let arrived_ms = self.clock.now_ms();
         let result = self.wait_in_line(count, taken, arrived_ms).await;
         match &result {
-            Ok(_) => self.record(arrived, count),
+            Ok(_) => {
+                if let Some(held) = self.holding.load().as_ref() {
+                    held.metrics.record(count, arrived);
+                }
+            }
             Err(refused) => self.metrics.failed(refused.code()),
         }
         result

@@ -408,7 +408,7 @@ mod tests {
 
         let origin = |key: &str| {
             let setting = loaded.settings().find(|setting| setting.key == key).unwrap();
-            setting.origin.to_string().replace(|c: char| c == '/', "")
+            setting.origin.to_string()
         };
         assert_eq!(origin("worker"), "flag --worker");
         assert_eq!(origin("http.listen"), "flag --http");

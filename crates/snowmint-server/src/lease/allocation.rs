@@ -160,3 +160,130 @@ impl Candidate {
         (self.ceiling_ms > now_ms, !self.own, self.ceiling_ms)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::collections::BTreeMap;
+
+    use snowmint::{Claim, Split};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::registry::{Namespace, Retired, WindowRecord, Worker};
+
+    const NOW_MS: u64 = snowmint::DEFAULT_EPOCH_MS + 1_000_000;
+
+    /// Four workers a datacenter.
+    fn layout() -> Layout {
+        Layout::new(Split::new(44, 5, 2, 12).unwrap(), snowmint::DEFAULT_EPOCH_MS).unwrap()
+    }
+
+    fn slot(worker: u16) -> Slot {
+        Slot { datacenter: 1, worker }
+    }
+
+    fn owner(node: &str) -> Owner {
+        Owner { node: node.to_owned(), instance: Uuid::nil() }
+    }
+
+    /// A slot whose window ends `ends_in_ms` after now.
+    fn held_before(node: &str, ends_in_ms: i64) -> SlotState {
+        let claimed_ms = NOW_MS.checked_add_signed(ends_in_ms - 1).unwrap();
+        let ceiling = Claim::new(layout(), slot(0), None, claimed_ms, 1).unwrap().ceiling();
+        let record = WindowRecord::new(owner(node), ceiling, layout());
+        SlotState { window: Some((record, Revision(7))), worker: None, retired: None }
+    }
+
+    fn held(node: &str) -> SlotState {
+        let worker = Worker {
+            hostname: String::new(),
+            ip: String::new(),
+            port: 0,
+            started_at: timestamp(NOW_MS),
+            version: String::new(),
+            owner: owner(node),
+        };
+        SlotState { worker: Some(worker), ..held_before(node, 5_000) }
+    }
+
+    fn cooling(node: &str, for_ms: u64, ends_in_ms: i64) -> SlotState {
+        let retired = Retired {
+            retired_at: timestamp(NOW_MS),
+            last_id: None,
+            reuse_after: timestamp(NOW_MS + for_ms),
+            node: node.to_owned(),
+        };
+        SlotState { retired: Some(retired), ..held_before(node, ends_in_ms) }
+    }
+
+    fn choice(states: impl IntoIterator<Item = SlotState>, wish: &Wish<'_>) -> Result<u16, NoSlot> {
+        let slots: BTreeMap<Slot, SlotState> = (0..).map(slot).zip(states).collect();
+        let layout = layout();
+        let namespace = Namespace {
+            cluster_id: Uuid::nil(),
+            epoch_ms: layout.epoch_ms(),
+            layout: layout.split(),
+            max_sequence: layout.split().max_sequence(),
+        };
+        choose(&Snapshot { namespace, slots }, layout, wish, NOW_MS).map(|choice| choice.slot.worker)
+    }
+
+    const WISH: Wish<'static> = Wish { datacenter: 1, worker: None, node: "me", reuse_cooling: false };
+
+    #[test]
+    fn the_slot_held_last_comes_first_unless_its_window_is_ahead() {
+        let others = [held("a"), held_before("b", -9_000), held_before("me", -1_000)];
+        assert_eq!(choice(others, &WISH), Ok(2));
+        let ahead = [held("a"), held_before("b", -9_000), held_before("me", 1_000), held_before("b", -1)];
+        assert_eq!(choice(ahead, &WISH), Ok(1));
+    }
+
+    #[test]
+    fn else_the_free_slot_with_the_oldest_ceiling() {
+        let used = [held_before("a", -5), held_before("b", -9_000), held_before("c", -1), held("d")];
+        assert_eq!(choice(used, &WISH), Ok(1));
+        assert_eq!(choice([held_before("a", -9_000)], &WISH), Ok(1), "one never held is older than any");
+    }
+
+    #[test]
+    fn a_window_that_is_ahead_of_the_clock_is_the_last_resort() {
+        let ahead = [held("a"), held_before("b", 9_000), held_before("c", 2_000), held("d")];
+        assert_eq!(choice(ahead, &WISH), Ok(2));
+    }
+
+    #[test]
+    fn a_cooling_slot_is_its_nodes_alone() {
+        let full = || [held("a"), held("b"), held("c"), cooling("d", 1_000, -1)];
+        assert_eq!(choice(full(), &Wish { node: "d", ..WISH }), Ok(3));
+        let none = choice(full(), &WISH).unwrap_err().to_string();
+        assert_eq!(
+            none,
+            "no worker slot is free in datacenter 1: of 4, 3 are held and 1 are kept for the nodes that gave \
+             them back (the next comes free at 2021-01-01T00:16:41Z)"
+        );
+        let cooled = [held("a"), held("b"), held("c"), cooling("d", 0, -1)];
+        assert_eq!(choice(cooled, &WISH), Ok(3));
+    }
+
+    #[test]
+    fn reuse_cooling_takes_one_whose_window_has_passed_when_nothing_else_is_free() {
+        let wish = Wish { reuse_cooling: true, ..WISH };
+        let passed = [held("a"), cooling("b", 1_000, 500), cooling("c", 1_000, -1), held("d")];
+        assert_eq!(choice(passed, &wish), Ok(2));
+        assert!(choice([held("a"), cooling("b", 1_000, 500), held("c"), held("d")], &wish).is_err());
+        let free = [held("a"), cooling("b", 1_000, -9_000), held_before("c", -1), held("d")];
+        assert_eq!(choice(free, &wish), Ok(2));
+    }
+
+    #[test]
+    fn a_fixed_worker_is_taken_or_refused_with_the_reason() {
+        let states = || [held("a"), cooling("b", 1_000, -1), held_before("c", 3_000)];
+        let fixed = |worker| choice(states(), &Wish { worker: Some(worker), ..WISH });
+        assert!(matches!(fixed(0), Err(NoSlot::Held { holder, .. }) if holder.node == "a"));
+        assert!(matches!(fixed(1), Err(NoSlot::Cooling { node, .. }) if node == "b"));
+        assert_eq!(fixed(2), Ok(2));
+        assert_eq!(fixed(3), Ok(3));
+    }
+}

@@ -1,0 +1,416 @@
+//! Load for a server, from a client that is cheap enough not to be what is measured.
+//!
+//! Each connection has one request under way at a time (a closed loop), so latencies are those at the
+//! rate that came about. A request is the same bytes every time, an answer is scanned, not parsed, and
+//! every ID received is checked against all others.
+
+mod answer;
+mod seen;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::server_url::ServerUrl;
+use answer::{Answer, Malformed};
+use seen::{Run, Seen};
+
+/// The most connections of one load.
+pub const CONNECTIONS_MAX: u64 = 10_000;
+/// The longest answer, in bytes: ten thousand IDs in the longest form are well below it.
+const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Room that a read is given at least, in bytes.
+const READ_BYTES_MIN: usize = 4 * 1024;
+/// How long to wait for a connection.
+const CONNECT_WAIT: Duration = Duration::from_secs(5);
+/// How long to wait before a lost connection is made again.
+const RECONNECT_WAIT: Duration = Duration::from_millis(100);
+/// How long after the end answers are still waited for.
+const LAST_ANSWER_WAIT: Duration = Duration::from_secs(5);
+/// Requests, or runs of IDs, that a connection keeps to itself before it adds them to the totals.
+const NOTES_MAX: usize = 1_024;
+/// The longest latency told apart from longer ones, in nanoseconds: five minutes.
+const LATENCY_NS_MAX: u64 = 300_000_000_000;
+/// Significant digits of a latency.
+const LATENCY_DIGITS: u8 = 3;
+
+/// What one request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Demand {
+    /// One ID.
+    Single,
+    /// This many IDs, as a list.
+    Batch(u32),
+    /// This many IDs, as ranges.
+    Ranges(u32),
+    /// Whatever the URL's own path gives: no ID is read from it.
+    Path,
+}
+
+impl Demand {
+    fn call(self) -> String {
+        match self {
+            Self::Single => "/api/v1/id".to_owned(),
+            Self::Batch(count) => format!("/api/v1/ids?count={count}"),
+            Self::Ranges(count) => format!("/api/v1/ranges?count={count}"),
+            Self::Path => String::new(),
+        }
+    }
+
+    fn ids(self) -> u64 {
+        match self {
+            Self::Single => 1,
+            Self::Batch(count) | Self::Ranges(count) => count.into(),
+            Self::Path => 0,
+        }
+    }
+
+    /// Reads the IDs of an answer's body, and says how many there are.
+    fn read(self, body: &[u8], each: impl FnMut(Run)) -> Result<u64, Malformed> {
+        match self {
+            Self::Single => answer::single(body, each),
+            Self::Batch(_) => answer::list(body, each),
+            Self::Ranges(_) => answer::ranges(body, each),
+            Self::Path => Ok(0),
+        }
+    }
+}
+
+/// A load.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Of what server.
+    pub url: ServerUrl,
+    /// What each request asks for.
+    pub demand: Demand,
+    /// For how long.
+    pub duration: Duration,
+    /// Over how many connections.
+    pub connections: usize,
+    /// Whether the IDs are read, and checked for duplicates.
+    pub check: bool,
+}
+
+impl Plan {
+    fn request(&self) -> Vec<u8> {
+        let path = format!("{}{}", self.url.path(), self.demand.call());
+        let path = if path.starts_with('/') { path } else { format!("/{path}") };
+        format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.url.authority()).into_bytes()
+    }
+
+    async fn connect(&self) -> io::Result<TcpStream> {
+        let stream = timeout(CONNECT_WAIT, TcpStream::connect(self.url.address())).await??;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+}
+
+/// How far a load is.
+#[derive(Debug, Default)]
+pub struct Progress {
+    requests: AtomicU64,
+    ids: AtomicU64,
+    errors: AtomicU64,
+}
+
+impl Progress {
+    /// Requests answered with success.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// IDs received.
+    #[must_use]
+    pub fn ids(&self) -> u64 {
+        self.ids.load(Ordering::Relaxed)
+    }
+
+    /// Requests that failed.
+    #[must_use]
+    pub fn errors(&self) -> u64 {
+        self.errors.load(Ordering::Relaxed)
+    }
+}
+
+/// How a load went.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// How long it took.
+    pub seconds: f64,
+    /// Requests answered with success.
+    pub requests: u64,
+    /// Those in a second.
+    pub requests_per_s: f64,
+    /// IDs received.
+    pub ids: u64,
+    /// Those in a second.
+    pub ids_per_s: f64,
+    /// How long the answers took.
+    pub latency_us: Latency,
+    /// Requests that failed, by the answer's code or by what happened.
+    pub errors: BTreeMap<String, u64>,
+    /// Whether every ID was checked for duplicates.
+    pub checked: Checked,
+    /// IDs received more than once, counted each time after the first.
+    pub duplicates: u64,
+    /// Some of them.
+    pub duplicate_examples: Vec<u64>,
+}
+
+/// Percentiles, in microseconds.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Latency {
+    pub p50: u64,
+    pub p90: u64,
+    pub p99: u64,
+    pub p99_9: u64,
+    pub max: u64,
+}
+
+/// Which IDs were checked for duplicates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Checked {
+    /// Every one.
+    All,
+    /// Those for which there was memory.
+    Partly,
+    /// None.
+    Off,
+}
+
+/// Puts a load on a server.
+pub async fn run(plan: Plan, progress: Arc<Progress>) -> Result<Report, LoadError> {
+    let plan = Arc::new(plan);
+    let mut streams = Vec::with_capacity(plan.connections);
+    for _ in 0..plan.connections {
+        let connected = plan.connect().await;
+        streams
+            .push(connected.map_err(|source| LoadError::Connect { address: plan.url.authority(), source })?);
+    }
+    let totals = Arc::new(Mutex::new(Totals::new()));
+    let start = Instant::now();
+    let end = start + plan.duration;
+    let mut clients = JoinSet::new();
+    for stream in streams {
+        let mut client = Client::new(Arc::clone(&plan), Arc::clone(&totals), Arc::clone(&progress), end);
+        clients.spawn(async move {
+            if timeout_at(end + LAST_ANSWER_WAIT, client.drive(stream)).await.is_err() {
+                client.error("no answer".to_owned());
+            }
+            client.add_notes();
+        });
+    }
+    while let Some(ended) = clients.join_next().await {
+        ended.map_err(LoadError::Client)?;
+    }
+    let elapsed = start.elapsed();
+    let mut totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(totals.report(&plan, &progress, elapsed))
+}
+
+/// What all connections have seen together.
+struct Totals {
+    latencies_ns: Histogram<u64>,
+    errors: BTreeMap<String, u64>,
+    seen: Seen,
+}
+
+impl Totals {
+    fn new() -> Self {
+        let latencies_ns = Histogram::new_with_max(LATENCY_NS_MAX, LATENCY_DIGITS)
+            .expect("three digits of at least two nanoseconds are allowed");
+        Self { latencies_ns, errors: BTreeMap::new(), seen: Seen::default() }
+    }
+
+    fn report(&mut self, plan: &Plan, progress: &Progress, elapsed: Duration) -> Report {
+        let percentile = |percent: f64| self.latencies_ns.value_at_percentile(percent).div_ceil(1_000);
+        let latency_us = Latency {
+            p50: percentile(50.0),
+            p90: percentile(90.0),
+            p99: percentile(99.0),
+            p99_9: percentile(99.9),
+            max: self.latencies_ns.max().div_ceil(1_000),
+        };
+        self.seen.settle();
+        let (requests, ids) = (progress.requests(), progress.ids());
+        Report {
+            seconds: elapsed.as_secs_f64(),
+            requests,
+            requests_per_s: per_second(requests, elapsed),
+            ids,
+            ids_per_s: per_second(ids, elapsed),
+            latency_us,
+            errors: std::mem::take(&mut self.errors),
+            checked: match (plan.check && plan.demand != Demand::Path, self.seen.complete()) {
+                (false, _) => Checked::Off,
+                (true, true) => Checked::All,
+                (true, false) => Checked::Partly,
+            },
+            duplicates: self.seen.duplicates(),
+            duplicate_examples: self.seen.examples().to_vec(),
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a rate is not exact to the 53rd bit")]
+fn per_second(count: u64, elapsed: Duration) -> f64 {
+    count as f64 / elapsed.as_secs_f64()
+}
+
+/// One connection's end of it.
+struct Client {
+    plan: Arc<Plan>,
+    totals: Arc<Mutex<Totals>>,
+    progress: Arc<Progress>,
+    end: Instant,
+    request: Vec<u8>,
+    buffer: Vec<u8>,
+    latencies_ns: Vec<u64>,
+    runs: Vec<Run>,
+}
+
+impl Client {
+    fn new(plan: Arc<Plan>, totals: Arc<Mutex<Totals>>, progress: Arc<Progress>, end: Instant) -> Self {
+        let request = plan.request();
+        Self {
+            plan,
+            totals,
+            progress,
+            end,
+            request,
+            buffer: Vec::new(),
+            latencies_ns: Vec::new(),
+            runs: Vec::new(),
+        }
+    }
+
+    async fn drive(&mut self, mut stream: TcpStream) {
+        while Instant::now() < self.end {
+            let sent = Instant::now();
+            let keep = match self.exchange(&mut stream).await {
+                Ok(answer) => {
+                    self.note(&answer, sent.elapsed());
+                    answer.keep_alive
+                }
+                Err(fault) => {
+                    self.error(fault.to_string());
+                    false
+                }
+            };
+            if !keep {
+                match self.reconnect().await {
+                    Some(new) => stream = new,
+                    None => return,
+                }
+            }
+        }
+    }
+
+    async fn exchange(&mut self, stream: &mut TcpStream) -> Result<Answer, Fault> {
+        stream.write_all(&self.request).await?;
+        self.buffer.clear();
+        loop {
+            self.buffer.reserve(READ_BYTES_MIN);
+            if stream.read_buf(&mut self.buffer).await? == 0 {
+                return Err(Fault::Closed);
+            }
+            if let Some(answer) = Answer::read(&self.buffer)? {
+                return Ok(answer);
+            }
+            if self.buffer.len() > ANSWER_BYTES_MAX {
+                return Err(Fault::TooLong);
+            }
+        }
+    }
+
+    async fn reconnect(&mut self) -> Option<TcpStream> {
+        while Instant::now() < self.end {
+            match self.plan.connect().await {
+                Ok(stream) => return Some(stream),
+                Err(_) => self.error("cannot connect".to_owned()),
+            }
+            tokio::time::sleep(RECONNECT_WAIT).await;
+        }
+        None
+    }
+
+    fn note(&mut self, answer: &Answer, latency: Duration) {
+        let body = &self.buffer[answer.body.clone()];
+        if !answer.is_success() {
+            return self.error(answer::error_code(answer.status, body));
+        }
+        let demand = self.plan.demand;
+        let ids =
+            if self.plan.check { demand.read(body, |run| self.runs.push(run)) } else { Ok(demand.ids()) };
+        match ids {
+            // All or nothing was asked for.
+            Ok(count) if count == demand.ids() => {
+                self.progress.requests.fetch_add(1, Ordering::Relaxed);
+                self.progress.ids.fetch_add(count, Ordering::Relaxed);
+                self.latencies_ns.push(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
+            }
+            Ok(_) => self.error("wrong count of IDs".to_owned()),
+            Err(malformed) => self.error(malformed.to_string()),
+        }
+        if self.latencies_ns.len() >= NOTES_MAX || self.runs.len() >= NOTES_MAX {
+            self.add_notes();
+        }
+    }
+
+    fn add_notes(&mut self) {
+        let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
+        for latency_ns in self.latencies_ns.drain(..) {
+            totals.latencies_ns.saturating_record(latency_ns);
+        }
+        for run in self.runs.drain(..) {
+            totals.seen.add(run);
+        }
+    }
+
+    fn error(&mut self, code: String) {
+        self.progress.errors.fetch_add(1, Ordering::Relaxed);
+        let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
+        *totals.errors.entry(code).or_default() += 1;
+    }
+}
+
+/// Why a request got no answer.
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    #[error("connection closed")]
+    Closed,
+    #[error("connection failed")]
+    Io(#[from] io::Error),
+    #[error("answer too long")]
+    TooLong,
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+}
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The server cannot be reached.
+    #[error("cannot connect to {address}")]
+    Connect {
+        /// Where it should be.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A connection's task broke.
+    #[error("a connection's task ended before its time")]
+    Client(#[source] tokio::task::JoinError),
+}
