@@ -4,6 +4,7 @@
 //! generator; slots and windows from the [`registry`] through the [`lease`] to the generator; time from the
 //! [`clock`] into both.
 
+pub mod api;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -120,14 +120,22 @@ pub async fn serve(config: &Config, stop: CancellationToken) -> Result<(), Serve
     let background = [
         tokio::spawn(clock::run(clock, on_event, retire.clone())),
         tokio::spawn(tick_rate(Arc::clone(&service), retire.clone())),
-        tokio::spawn(announce(config.clone(), layout, Arc::clone(&holding), listeners.addresses(), stop.clone())),
+        tokio::spawn(announce(
+            config.clone(),
+            layout,
+            Arc::clone(&holding),
+            listeners.addresses(),
+            stop.clone(),
+        )),
     ];
     for front_end in listeners.serve(config, &service, &registry, &stop) {
         ended(front_end).await;
     }
     retire.cancel();
     if tokio::time::timeout(Duration::from_millis(RETIRE_MS_MAX), ended(lease)).await.is_err() {
-        tracing::warn!("the worker slot was not given back within {RETIRE_MS_MAX} ms: it comes free by itself");
+        tracing::warn!(
+            "the worker slot was not given back within {RETIRE_MS_MAX} ms: it comes free by itself"
+        );
     }
     for task in background {
         ended(task).await;
@@ -228,7 +236,12 @@ impl Listeners {
             front_ends.push(tokio::spawn(api::http::serve(listener, state, stop.clone())));
         }
         if let Some((listener, _)) = self.grpc {
-            front_ends.push(tokio::spawn(api::grpc::serve(listener, Arc::clone(service), limits, stop.clone())));
+            front_ends.push(tokio::spawn(api::grpc::serve(
+                listener,
+                Arc::clone(service),
+                limits,
+                stop.clone(),
+            )));
         }
         front_ends
     }

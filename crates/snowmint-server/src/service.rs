@@ -176,13 +176,10 @@ impl Service {
     ) -> Result<Vec<IdRange>, Refused> {
         let arrived_ms = self.clock.now_ms();
         let result = self.wait_in_line(count, taken, arrived_ms).await;
-        match &result {
-            Ok(_) => {
-                if let Some(held) = self.holding.load().as_ref() {
-                    held.metrics.record(count, arrived);
-                }
-            }
-            Err(refused) => self.metrics.failed(refused.code()),
+        if result.is_ok()
+            && let Some(held) = self.holding.load().as_ref()
+        {
+            held.metrics.record(count, arrived);
         }
         result
     }
@@ -361,6 +358,11 @@ impl Service {
         }
         self.metrics.clock_drift.set(self.clock.status().offset_ms);
         self.metrics.render()
+    }
+
+    /// To be called by a front end for each request it answers with an error, whoever found it.
+    pub fn failed(&self, code: Code) {
+        self.metrics.failed(code);
     }
 
     /// To be called once a second: keeps the rate that `/health` tells.
