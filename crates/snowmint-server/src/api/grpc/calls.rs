@@ -76,7 +76,7 @@ impl Calls {
     fn echo_request_id(&self, asked: &MetadataMap, answered: &mut MetadataMap) {
         let request_id = self.request_ids.of(asked.as_ref());
         if let Ok(value) = request_id.as_bytes().try_into() {
-            answered.insert(X_REQUEST_ID.as_str(), value);
+            answered.insert("x-request-id", value);
         }
     }
 }
