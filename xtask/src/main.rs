@@ -8,6 +8,7 @@ mod test;
 mod tools;
 
 use std::path::Path;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -32,14 +33,24 @@ enum Task {
     Bench(bench::Bench),
 }
 
-fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    match run(&Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        // On one line, without the backtrace: what failed has said why above.
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: &Task) -> Result<()> {
     let shell = Shell::new()?;
     shell.change_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the workspace")?);
-    match arguments.task {
+    match task {
         Task::Test => test::run(&shell),
-        Task::Lint(options) => lint::run(&shell, &options),
+        Task::Lint(options) => lint::run(&shell, options),
         Task::Bench(bench::Bench::Core) => bench::core::run(&shell),
-        Task::Bench(bench::Bench::Http(options)) => bench::http::run(&shell, &options),
+        Task::Bench(bench::Bench::Http(options)) => bench::http::run(&shell, options),
     }
 }

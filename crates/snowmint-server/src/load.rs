@@ -1,16 +1,18 @@
 //! Load for a server, from a client that is cheap enough not to be what is measured.
 //!
-//! Each connection has one request under way at a time (a closed loop), so latencies are those at the
-//! rate that came about. A request is the same bytes every time, an answer is scanned, not parsed, and
-//! every ID received is checked against all others.
+//! Each connection has one request under way at a time. Without a rate the next follows at once, so that
+//! latencies are those at the rate that came about; with one, a request that is late because the one
+//! before it took long counts from when it was due. A request is the same bytes every time, an answer is
+//! scanned, not parsed, and every ID received is checked against all others.
 
 mod answer;
 mod seen;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -18,14 +20,14 @@ use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use crate::server_url::ServerUrl;
 use answer::{Answer, Malformed};
 use seen::{Run, Seen};
 
 /// The most connections of one load.
-pub const CONNECTIONS_MAX: u64 = 10_000;
+pub const CONNECTIONS_MAX: u32 = 10_000;
 /// The longest answer, in bytes: ten thousand IDs in the longest form are well below it.
 const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Room that a read is given at least, in bytes.
@@ -95,7 +97,9 @@ pub struct Plan {
     /// For how long.
     pub duration: Duration,
     /// Over how many connections.
-    pub connections: usize,
+    pub connections: u32,
+    /// Requests a second that are aimed at, all connections together.
+    pub rate: Option<NonZeroU32>,
     /// Whether the IDs are read, and checked for duplicates.
     pub check: bool,
 }
@@ -157,8 +161,10 @@ pub struct Report {
     pub ids_per_s: f64,
     /// How long the answers took.
     pub latency_us: Latency,
-    /// Requests that failed, by the answer's code or by what happened.
-    pub errors: BTreeMap<String, u64>,
+    /// Requests that failed.
+    pub errors: u64,
+    /// Those by the answer's code, or by what happened.
+    pub errors_by_code: BTreeMap<String, u64>,
     /// Whether every ID was checked for duplicates.
     pub checked: Checked,
     /// IDs received more than once, counted each time after the first.
@@ -192,32 +198,52 @@ pub enum Checked {
 
 /// Puts a load on a server.
 pub async fn run(plan: Plan, progress: Arc<Progress>) -> Result<Report, LoadError> {
-    let plan = Arc::new(plan);
-    let mut streams = Vec::with_capacity(plan.connections);
+    let mut streams = Vec::new();
     for _ in 0..plan.connections {
         let connected = plan.connect().await;
         streams
             .push(connected.map_err(|source| LoadError::Connect { address: plan.url.authority(), source })?);
     }
-    let totals = Arc::new(Mutex::new(Totals::new()));
     let start = Instant::now();
-    let end = start + plan.duration;
+    let shared = Arc::new(Shared { end: start + plan.duration, plan, progress, totals: Mutex::default() });
     let mut clients = JoinSet::new();
-    for stream in streams {
-        let mut client = Client::new(Arc::clone(&plan), Arc::clone(&totals), Arc::clone(&progress), end);
-        clients.spawn(async move {
-            if timeout_at(end + LAST_ANSWER_WAIT, client.drive(stream)).await.is_err() {
-                client.error("no answer".to_owned());
-            }
-            client.add_notes();
-        });
+    for (nth, stream) in (0..).zip(streams) {
+        clients.spawn(Client::new(Arc::clone(&shared), Pace::new(&shared.plan, start, nth)).run(stream));
     }
     while let Some(ended) = clients.join_next().await {
         ended.map_err(LoadError::Client)?;
     }
     let elapsed = start.elapsed();
-    let mut totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
-    Ok(totals.report(&plan, &progress, elapsed))
+    Ok(shared.totals().report(&shared.plan, &shared.progress, elapsed))
+}
+
+/// What all connections have in common.
+struct Shared {
+    plan: Plan,
+    end: Instant,
+    progress: Arc<Progress>,
+    totals: Mutex<Totals>,
+}
+
+impl Shared {
+    fn totals(&self) -> MutexGuard<'_, Totals> {
+        self.totals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// When one connection's requests are due.
+struct Pace {
+    due: Instant,
+    every: Duration,
+}
+
+impl Pace {
+    /// The connections take turns, the `nth` after those before it.
+    fn new(plan: &Plan, start: Instant, nth: u32) -> Option<Self> {
+        let rate = plan.rate?.get();
+        let turns = |count: u32| Duration::from_secs(count.into()) / rate;
+        Some(Self { due: start + turns(nth), every: turns(plan.connections) })
+    }
 }
 
 /// What all connections have seen together.
@@ -227,13 +253,15 @@ struct Totals {
     seen: Seen,
 }
 
-impl Totals {
-    fn new() -> Self {
+impl Default for Totals {
+    fn default() -> Self {
         let latencies_ns = Histogram::new_with_max(LATENCY_NS_MAX, LATENCY_DIGITS)
             .expect("three digits of at least two nanoseconds are allowed");
         Self { latencies_ns, errors: BTreeMap::new(), seen: Seen::default() }
     }
+}
 
+impl Totals {
     fn report(&mut self, plan: &Plan, progress: &Progress, elapsed: Duration) -> Report {
         let percentile = |percent: f64| self.latencies_ns.value_at_percentile(percent).div_ceil(1_000);
         let latency_us = Latency {
@@ -252,7 +280,8 @@ impl Totals {
             ids,
             ids_per_s: per_second(ids, elapsed),
             latency_us,
-            errors: std::mem::take(&mut self.errors),
+            errors: progress.errors(),
+            errors_by_code: std::mem::take(&mut self.errors),
             checked: match (plan.check && plan.demand != Demand::Path, self.seen.complete()) {
                 (false, _) => Checked::Off,
                 (true, true) => Checked::All,
@@ -271,10 +300,8 @@ fn per_second(count: u64, elapsed: Duration) -> f64 {
 
 /// One connection's end of it.
 struct Client {
-    plan: Arc<Plan>,
-    totals: Arc<Mutex<Totals>>,
-    progress: Arc<Progress>,
-    end: Instant,
+    shared: Arc<Shared>,
+    pace: Option<Pace>,
     request: Vec<u8>,
     buffer: Vec<u8>,
     latencies_ns: Vec<u64>,
@@ -282,26 +309,24 @@ struct Client {
 }
 
 impl Client {
-    fn new(plan: Arc<Plan>, totals: Arc<Mutex<Totals>>, progress: Arc<Progress>, end: Instant) -> Self {
-        let request = plan.request();
-        Self {
-            plan,
-            totals,
-            progress,
-            end,
-            request,
-            buffer: Vec::new(),
-            latencies_ns: Vec::new(),
-            runs: Vec::new(),
+    fn new(shared: Arc<Shared>, pace: Option<Pace>) -> Self {
+        let request = shared.plan.request();
+        Self { shared, pace, request, buffer: Vec::new(), latencies_ns: Vec::new(), runs: Vec::new() }
+    }
+
+    async fn run(mut self, stream: TcpStream) {
+        let last_answer = self.shared.end + LAST_ANSWER_WAIT;
+        if timeout_at(last_answer, self.drive(stream)).await.is_err() {
+            self.error("no answer".to_owned());
         }
+        self.add_notes();
     }
 
     async fn drive(&mut self, mut stream: TcpStream) {
-        while Instant::now() < self.end {
-            let sent = Instant::now();
+        while let Some(since) = self.turn().await {
             let keep = match self.exchange(&mut stream).await {
                 Ok(answer) => {
-                    self.note(&answer, sent.elapsed());
+                    self.note(&answer, since.elapsed());
                     answer.keep_alive
                 }
                 Err(fault) => {
@@ -316,6 +341,24 @@ impl Client {
                 }
             }
         }
+    }
+
+    /// Waits for the next request's turn, and gives the time that its latency counts from, or `None` when
+    /// the load is over.
+    async fn turn(&mut self) -> Option<Instant> {
+        let (now, end) = (Instant::now(), self.shared.end);
+        let Some(pace) = &mut self.pace else { return (now < end).then_some(now) };
+        let due = pace.due;
+        pace.due += pace.every;
+        if now.max(due) >= end {
+            return None;
+        }
+        if due <= now {
+            return Some(due);
+        }
+        // A timer is late by itself, by up to a millisecond, which is not the server's.
+        sleep_until(due).await;
+        Some(Instant::now())
     }
 
     async fn exchange(&mut self, stream: &mut TcpStream) -> Result<Answer, Fault> {
@@ -336,12 +379,12 @@ impl Client {
     }
 
     async fn reconnect(&mut self) -> Option<TcpStream> {
-        while Instant::now() < self.end {
-            match self.plan.connect().await {
+        while Instant::now() < self.shared.end {
+            match self.shared.plan.connect().await {
                 Ok(stream) => return Some(stream),
                 Err(_) => self.error("cannot connect".to_owned()),
             }
-            tokio::time::sleep(RECONNECT_WAIT).await;
+            sleep(RECONNECT_WAIT).await;
         }
         None
     }
@@ -351,14 +394,17 @@ impl Client {
         if !answer.is_success() {
             return self.error(answer::error_code(answer.status, body));
         }
-        let demand = self.plan.demand;
-        let ids =
-            if self.plan.check { demand.read(body, |run| self.runs.push(run)) } else { Ok(demand.ids()) };
+        let demand = self.shared.plan.demand;
+        let ids = if self.shared.plan.check {
+            demand.read(body, |run| self.runs.push(run))
+        } else {
+            Ok(demand.ids())
+        };
         match ids {
             // All or nothing was asked for.
             Ok(count) if count == demand.ids() => {
-                self.progress.requests.fetch_add(1, Ordering::Relaxed);
-                self.progress.ids.fetch_add(count, Ordering::Relaxed);
+                self.shared.progress.requests.fetch_add(1, Ordering::Relaxed);
+                self.shared.progress.ids.fetch_add(count, Ordering::Relaxed);
                 self.latencies_ns.push(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
             }
             Ok(_) => self.error("wrong count of IDs".to_owned()),
@@ -370,7 +416,7 @@ impl Client {
     }
 
     fn add_notes(&mut self) {
-        let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut totals = self.shared.totals();
         for latency_ns in self.latencies_ns.drain(..) {
             totals.latencies_ns.saturating_record(latency_ns);
         }
@@ -380,8 +426,8 @@ impl Client {
     }
 
     fn error(&mut self, code: String) {
-        self.progress.errors.fetch_add(1, Ordering::Relaxed);
-        let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
+        self.shared.progress.errors.fetch_add(1, Ordering::Relaxed);
+        let mut totals = self.shared.totals();
         *totals.errors.entry(code).or_default() += 1;
     }
 }

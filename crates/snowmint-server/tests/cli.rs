@@ -28,8 +28,12 @@ fn run(arguments: &[&str]) -> (i32, String, String) {
 fn assert_run(arguments: &[&str], code: i32, stdout: &[&str], stderr: &[&str]) {
     let (got, out, err) = run(arguments);
     assert_eq!(got, code, "{arguments:?}: {out}{err}");
-    stdout.iter().for_each(|part| assert!(out.contains(part), "{arguments:?}: {out}"));
-    stderr.iter().for_each(|part| assert!(err.contains(part), "{arguments:?}: {err}"));
+    for part in stdout {
+        assert!(out.contains(part), "{arguments:?}: {out}");
+    }
+    for part in stderr {
+        assert!(err.contains(part), "{arguments:?}: {err}");
+    }
     assert_eq!(stderr.is_empty(), err.is_empty(), "{arguments:?}: {err}");
 }
 
@@ -60,7 +64,7 @@ fn wrong_usage_exits_with_2() {
 
 #[test]
 fn parse_reads_every_form() {
-    for text in [ID, "0B1B3V77C0M1A", "0b1b3v77c0m1a", "0x058563d9ce60502a"] {
+    for text in [ID, "0B1B3V77C0M1A", "0b1b3v77c0m1a", "0x058563d9cec0502a"] {
         let (code, out, err) = run(&["parse", text]);
         assert_eq!((code, err.as_str()), (0, ""), "{text}: {out}");
         for line in [
@@ -306,9 +310,17 @@ fn bench_finds_duplicates_unless_told_not_to_look() {
 }
 
 #[test]
+fn bench_keeps_to_a_rate() {
+    let url = serve(|_| (200, String::new()));
+    let (_, report, _) = bench(&url, &["--no-check", "--rate", "50"]);
+    assert!((1..=50).contains(&report["requests"].as_u64().unwrap()), "{report}");
+}
+
+#[test]
 fn bench_tells_errors_by_their_code() {
     let url = serve(|_| (503, r#"{"error":{"code":"WORKER_UNAVAILABLE","message":"no slot"}}"#.to_owned()));
     let (code, report, err) = bench(&url, &[]);
     assert_eq!((code, err.as_str()), (1, "error: no request was answered with success\n"));
-    assert!(report["errors"]["WORKER_UNAVAILABLE"].as_u64().unwrap() > 0);
+    assert!(report["errors"].as_u64().unwrap() > 0);
+    assert_eq!(report["errors_by_code"]["WORKER_UNAVAILABLE"], report["errors"]);
 }

@@ -54,9 +54,7 @@ pub(crate) fn run(shell: &Shell, options: &Options) -> Result<()> {
     compare("single IDs, requests/s", rate(&ours), rate(&bare), "at least 0.9");
     compare("single IDs, processor us per request", cost_us(&ours), cost_us(&bare), "at most 1.3");
     compare("single IDs, p99 us", p99_us(&ours), p99_us(&bare), "");
-    let (ours, bare) = (bench.steady(&bench.ours)?, bench.steady(&bench.bare)?);
-    compare("processor share at 10,000 requests/s, %", ours, bare, "");
-    show("  beyond the bare server's", ours - bare, "below 5");
+    bench.steady()?;
     show("resident memory after 1,000,000 requests, MB", bench.resident_mb()?, "below 40");
     show("from start to first ID, ms", bench.ours.first_answer.as_secs_f64() * 1e3, "below 200");
     show("batches of 10,000, IDs/s", bench.batches()?, "");
@@ -77,7 +75,6 @@ struct Bench<'a> {
 /// One run of the load generator against one server.
 struct Run {
     requests_per_s: f64,
-    ids_per_s: f64,
     processor_us_per_request: f64,
     /// Of one core.
     processor_share: f64,
@@ -110,16 +107,17 @@ impl<'a> Bench<'a> {
         Ok((ours, bare))
     }
 
-    /// The processor share, in percent of a core, of a server that answers so many requests a second.
-    fn steady(&self, server: &Server) -> Result<f64> {
-        let run = self.single_ids(server, &["--rate", &STEADY_REQUESTS_PER_S.to_string()])?;
-        let reached = run.requests_per_s / to_f64(STEADY_REQUESTS_PER_S);
-        ensure!(
-            reached > 0.95,
-            "only {:.0} requests/s of {STEADY_REQUESTS_PER_S} were made",
-            run.requests_per_s
-        );
-        Ok(run.processor_share * 100.0)
+    /// The processor share, in percent of a core, of both at so many requests a second.
+    fn steady(&self) -> Result<()> {
+        let rate = STEADY_REQUESTS_PER_S.to_string();
+        let ours = self.single_ids(&self.ours, &["--rate", &rate])?;
+        let bare = self.single_ids(&self.bare, &["--rate", &rate])?;
+        let (ours_share, bare_share) = (ours.processor_share * 100.0, bare.processor_share * 100.0);
+        compare("processor share at 10,000 requests/s, %", ours_share, bare_share, "");
+        show("  beyond the bare server's", ours_share - bare_share, "below 5");
+        // Fewer than asked for would make the share look better than it is.
+        compare("  requests/s that were made", ours.requests_per_s, bare.requests_per_s, "10,000");
+        Ok(())
     }
 
     /// Loads on until the server has answered enough, and says what it then holds in memory.
@@ -133,7 +131,8 @@ impl<'a> Bench<'a> {
 
     fn batches(&self) -> Result<f64> {
         let arguments = ["--batch", &BATCH_IDS.to_string()];
-        Ok(self.load(&self.ours, BATCH_CONNECTIONS, &arguments)?.ids_per_s)
+        // All or nothing: an answered batch is a whole one.
+        Ok(self.load(&self.ours, BATCH_CONNECTIONS, &arguments)?.requests_per_s * to_f64(BATCH_IDS))
     }
 
     /// One caller after the other: a single one already asks for more than the format has.
@@ -174,7 +173,6 @@ impl<'a> Bench<'a> {
         ensure!(requests > 0.0, "there was no request: {text}");
         Ok(Run {
             requests_per_s: number("/requests_per_s")?,
-            ids_per_s: number("/ids_per_s")?,
             processor_us_per_request: to_f64(used_us) / requests,
             processor_share: to_f64(used_us) / 1e6 / elapsed.as_secs_f64(),
             p99_us: number("/latency_us/p99")?,

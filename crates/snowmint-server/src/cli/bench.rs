@@ -1,7 +1,7 @@
 //! `bench`: load for a server.
 
 use std::io::Write;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,8 +27,11 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=SECONDS_MAX))]
     seconds: u64,
     /// Over how many connections, each with one request under way at a time
-    #[arg(long, value_name = "C", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=CONNECTIONS_MAX))]
-    connections: u64,
+    #[arg(long, value_name = "C", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=i64::from(CONNECTIONS_MAX)))]
+    connections: u32,
+    /// Aim at R requests a second; otherwise as many as there can be
+    #[arg(long, value_name = "R")]
+    rate: Option<NonZeroU32>,
     /// Ask for lists of N IDs rather than for single ones
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     batch: Option<u32>,
@@ -58,7 +61,8 @@ impl Arguments {
             url: self.url.clone(),
             demand,
             duration: Duration::from_secs(self.seconds),
-            connections: usize::try_from(self.connections).unwrap_or(usize::MAX),
+            connections: self.connections,
+            rate: self.rate,
             check: !self.no_check,
         }
     }
@@ -139,7 +143,7 @@ fn write(out: &mut dyn Write, title: &str, report: &Report) -> std::io::Result<(
         writeln!(out, "{name:<12}{value_us:>14} µs")?;
     }
     writeln!(out)?;
-    for (code, count) in &report.errors {
+    for (code, count) in &report.errors_by_code {
         writeln!(out, "{:<12}{count:>14}  {code}", "errors")?;
     }
     let among = match report.checked {

@@ -103,15 +103,15 @@ impl Cluster {
 
     fn write_workers(&self, out: &mut dyn Write) -> io::Result<()> {
         let mut rows = table(&[
-            "DATACENTER",
-            "NAME",
-            "REGION",
-            "WORKER",
-            "NODE",
-            "HOST",
-            "ADDRESS",
-            "VERSION",
-            "STARTED",
+            "datacenter",
+            "name",
+            "region",
+            "worker",
+            "node",
+            "host",
+            "address",
+            "version",
+            "started",
         ]);
         for datacenter in &self.datacenters {
             for worker in &datacenter.workers {
@@ -133,7 +133,7 @@ impl Cluster {
     }
 
     fn write_windows(&self, out: &mut dyn Write) -> io::Result<()> {
-        let mut rows = table(&["SLOT", "HELD", "NODE", "CEILING", "CEILING TIME"]);
+        let mut rows = table(&["slot", "held", "node", "ceiling", "ceiling time"]);
         for window in &self.windows {
             rows.add_row([
                 window.slot.clone(),
@@ -147,7 +147,7 @@ impl Cluster {
     }
 
     fn write_retired(&self, out: &mut dyn Write) -> io::Result<()> {
-        let mut rows = table(&["SLOT", "RETIRED", "LAST ID", "FREE AFTER"]);
+        let mut rows = table(&["slot", "retired", "last id", "free after"]);
         for worker in &self.retired_workers {
             rows.add_row([
                 worker.slot.clone(),
