@@ -1,1 +1,56 @@
-fn main(){}
+//! `cargo xtask`: what is done to the code, the same by a person and by CI.
+
+#![allow(clippy::print_stdout, reason = "a command line tool speaks through its output")]
+
+mod bench;
+mod lint;
+mod test;
+mod tools;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use xshell::Shell;
+
+/// Tests, lints and benchmarks.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Run every test, after installing what the tests need and this machine has not.
+    Test,
+    /// Check formatting, lints, documentation and dependencies.
+    Lint(lint::Options),
+    /// Measure, beside something to be compared with.
+    #[command(subcommand)]
+    Bench(bench::Bench),
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        // On one line, without the backtrace: what failed has said why above.
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: &Task) -> Result<()> {
+    let shell = Shell::new()?;
+    shell.change_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the workspace")?);
+    match task {
+        Task::Test => test::run(&shell),
+        Task::Lint(options) => lint::run(&shell, options),
+        Task::Bench(bench::Bench::Core) => bench::core::run(&shell),
+        Task::Bench(bench::Bench::Http(options)) => bench::http::run(&shell, options),
+    }
+}

@@ -25,7 +25,8 @@ const DATA_DIR_WITHOUT_HOME: &str = "/var/lib/snowmint";
 const NODE_NAME_BYTES_MAX: usize = 253;
 
 /// What a number may be, for every key that is one.
-const RANGES: [(&str, RangeInclusive<u64>); 14] = [
+const RANGES: [(&str, RangeInclusive<u64>); 15] = [
+    ("clock.idle_days_max", 1..=36_500),
     ("clock.leap_confirm_s", 1..=86_400),
     ("datacenter", 0..=u16::MAX as u64),
     ("id.epoch_ms", 0..=Layout::EPOCH_MS_MAX),
@@ -108,6 +109,8 @@ pub struct Lease {
 pub struct Clock {
     /// How long a wall clock that leapt forward must stay there to be believed.
     pub leap_confirm_s: u64,
+    /// A clock this much past the newest window in the registry is taken for wrong.
+    pub idle_days_max: u64,
 }
 
 /// What IDs are made of.
@@ -195,7 +198,7 @@ impl Default for Lease {
 
 impl Default for Clock {
     fn default() -> Self {
-        Self { leap_confirm_s: 60 }
+        Self { leap_confirm_s: 60, idle_days_max: 366 }
     }
 }
 

@@ -1,11 +1,19 @@
 //! The snowmint service: everything behind the `snowmint` binary.
 //!
-//! Data flows in three lines, and nothing points backwards:
-//! request -> [`api`] -> [`service`] -> generator; [`registry`] -> [`lease`] -> generator; [`clock`] into
-//! both. [`serve`] is the only module that names concrete parts.
+//! Data flows in three lines, and nothing points backwards: requests through `api` and [`service`] to the
+//! generator; slots and windows from the [`registry`] through the [`lease`] to the generator; time from the
+//! [`clock`] into both.
 
+pub mod api;
 pub mod cli;
+pub mod clock;
 pub mod config;
+pub mod error;
+pub mod lease;
 pub mod load;
+pub mod log;
+pub mod metrics;
+pub mod registry;
 pub mod serve;
 pub mod server_url;
+pub mod service;

@@ -1,11 +1,364 @@
-//! The composition root.
+//! The composition root: the only module that names concrete parts, and puts them together.
 
-/// Why the service ended.
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use snowmint::Layout;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::clock::{self, ClockError, ClockEvent, ClockSettings, HostTime, ServingClock};
+use crate::config::{Config, Loaded};
+use crate::lease::{Holding, Lease, LeaseSettings};
+use crate::metrics::Metrics;
+use crate::registry::{EmbeddedRegistry, Namespace, Owner, Registry, RegistryError, Worker, timestamp};
+use crate::service::Service;
+use crate::{api, log};
+
+/// How long giving the slot back may take at the end, in milliseconds. With the front ends' own bound it
+/// keeps a stop under 10 s.
+const RETIRE_MS_MAX: u64 = 3_000;
+
+/// How long the start waits for a slot before it says that there is none yet, in milliseconds.
+const SLOT_WAIT_MS: u64 = 2_000;
+
+/// Why the service did not start, or ended.
 #[derive(Debug, thiserror::Error)]
-#[error("this build has no service")]
-pub struct ServeError;
+pub enum ServeError {
+    /// The system gives no runtime.
+    #[error("the runtime cannot start: {0}")]
+    Runtime(io::Error),
+    /// A listener's address cannot be had.
+    #[error("{key} cannot be {address}: {source}{hint}")]
+    Listen {
+        /// The configuration's key.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+        /// What to do about it, or nothing.
+        hint: &'static str,
+    },
+    /// The clock cannot be used.
+    #[error(transparent)]
+    Clock(#[from] ClockError),
+    /// The registry cannot be used.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The registry is of another epoch or layout.
+    #[error(
+        "{key} is {configured} in the configuration and {stands} in the registry {registry}: IDs of both would \
+         get into each other's way. Set {key} to {stands}, or use another registry"
+    )]
+    Disagreement {
+        /// The configuration's key.
+        key: &'static str,
+        /// What the configuration says.
+        configured: String,
+        /// What the registry says.
+        stands: String,
+        /// Which registry.
+        registry: String,
+    },
+}
 
-/// Serves until told to stop.
-pub fn run(_loaded: &crate::config::Loaded) -> Result<(), ServeError> {
-    Err(ServeError)
+/// Serves until SIGTERM or SIGINT, then drains.
+pub fn run(loaded: &Loaded) -> Result<(), ServeError> {
+    log::init(&loaded.config.log);
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(ServeError::Runtime)?;
+    let stop = CancellationToken::new();
+    runtime.block_on(async {
+        stop_on_signal(&stop).map_err(ServeError::Runtime)?;
+        serve(&loaded.config, stop).await
+    })
+}
+
+/// Serves until `stop`.
+pub async fn serve(config: &Config, stop: CancellationToken) -> Result<(), ServeError> {
+    let listeners = Listeners::bind(config).await?;
+    let namespace_wanted = namespace(config);
+    let registry: Arc<dyn Registry> = Arc::new(EmbeddedRegistry::new(&config.data_dir)?);
+    let namespace = registry.open(&namespace_wanted).await?;
+    check_agreement(&namespace_wanted, &namespace, &config.data_dir)?;
+    let layout = Layout::new(namespace.layout, namespace.epoch_ms)
+        .expect("the epoch is the configuration's, which was checked");
+
+    let clock_settings =
+        ClockSettings { epoch_ms: namespace.epoch_ms, leap_confirm_s: config.clock.leap_confirm_s };
+    let clock = Arc::new(ServingClock::start(Arc::new(HostTime), clock_settings)?);
+    let metrics = Arc::new(Metrics::new());
+    let holding = Arc::new(Holding::new());
+    let service = Arc::new(Service::new(
+        Arc::clone(&clock),
+        Arc::clone(&holding),
+        Arc::clone(&metrics),
+        layout,
+        config.limits.wait_ms,
+    ));
+    let settings = lease_settings(config, layout, &namespace, listeners.advertised());
+    let lease = Lease::new(
+        Arc::clone(&registry),
+        Arc::clone(&clock),
+        Arc::clone(&holding),
+        Arc::clone(&metrics),
+        settings,
+    );
+
+    // The slot goes last: it is given back only when no request can want it any more.
+    let retire = CancellationToken::new();
+    let lease = tokio::spawn(lease.run(retire.clone()));
+    let on_event = move |event| record_clock_event(&metrics, event);
+    let background = [
+        tokio::spawn(clock::run(clock, on_event, retire.clone())),
+        tokio::spawn(tick_rate(Arc::clone(&service), retire.clone())),
+        tokio::spawn(announce(
+            config.clone(),
+            layout,
+            Arc::clone(&holding),
+            listeners.addresses(),
+            stop.clone(),
+        )),
+    ];
+    for front_end in listeners.serve(config, &service, &registry, &stop) {
+        ended(front_end).await;
+    }
+    retire.cancel();
+    if tokio::time::timeout(Duration::from_millis(RETIRE_MS_MAX), ended(lease)).await.is_err() {
+        tracing::warn!(
+            "the worker slot was not given back within {RETIRE_MS_MAX} ms: it comes free by itself"
+        );
+    }
+    for task in background {
+        ended(task).await;
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// What the configuration would have a new namespace be.
+fn namespace(config: &Config) -> Namespace {
+    Namespace {
+        cluster_id: Uuid::new_v4(),
+        epoch_ms: config.id.epoch_ms,
+        layout: config.id.layout,
+        max_sequence: config.id.max_sequence(),
+    }
+}
+
+/// Invariant 5: a node whose epoch or layout is not the registry's does not start.
+fn check_agreement(wanted: &Namespace, stands: &Namespace, registry: &Path) -> Result<(), ServeError> {
+    let values = [
+        ("id.epoch_ms", wanted.epoch_ms.to_string(), stands.epoch_ms.to_string()),
+        ("id.layout", wanted.layout.to_string(), stands.layout.to_string()),
+    ];
+    match values.into_iter().find(|(_, configured, stands)| configured != stands) {
+        None => Ok(()),
+        Some((key, configured, stands)) => {
+            let registry = registry.display().to_string();
+            Err(ServeError::Disagreement { key, configured, stands, registry })
+        }
+    }
+}
+
+fn lease_settings(
+    config: &Config,
+    layout: Layout,
+    namespace: &Namespace,
+    advertised: Option<SocketAddr>,
+) -> LeaseSettings {
+    let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let node = config.node_name.clone().unwrap_or_else(|| hostname.clone());
+    LeaseSettings {
+        layout,
+        worker: Worker {
+            hostname,
+            ip: advertised.map(|address| address.ip().to_string()).unwrap_or_default(),
+            port: advertised.map_or(0, |address| address.port()),
+            started_at: Timestamp::now(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            owner: Owner { node, instance: Uuid::new_v4() },
+        },
+        datacenter: config.datacenter,
+        fixed_worker: config.worker,
+        window_ms: config.lease.window_ms,
+        grace_s: config.lease.grace_s,
+        reuse_cooling: config.lease.reuse_cooling,
+        idle_days_max: config.clock.idle_days_max,
+        max_sequence: config.id.max_sequence.unwrap_or(namespace.max_sequence),
+        sequence_start: config.id.sequence_start,
+    }
+}
+
+/// The front ends' sockets, bound before anything else is touched: a port in use leaves no trace.
+struct Listeners {
+    http: Option<(TcpListener, SocketAddr)>,
+    grpc: Option<(TcpListener, SocketAddr)>,
+}
+
+impl Listeners {
+    async fn bind(config: &Config) -> Result<Self, ServeError> {
+        Ok(Self {
+            http: bind("http.listen", config.http.listen.0).await?,
+            grpc: bind("grpc.listen", config.grpc.listen.0).await?,
+        })
+    }
+
+    fn addresses(&self) -> Addresses {
+        Addresses { http: self.http.as_ref().map(|(_, at)| *at), grpc: self.grpc.as_ref().map(|(_, at)| *at) }
+    }
+
+    /// The address the registry shows.
+    fn advertised(&self) -> Option<SocketAddr> {
+        let Addresses { http, grpc } = self.addresses();
+        http.or(grpc)
+    }
+
+    fn serve(
+        self,
+        config: &Config,
+        service: &Arc<Service>,
+        registry: &Arc<dyn Registry>,
+        stop: &CancellationToken,
+    ) -> Vec<JoinHandle<()>> {
+        let limits = api::Limits::from(&config.limits);
+        let mut front_ends = Vec::new();
+        if let Some((listener, _)) = self.http {
+            let state = api::http::State::new(Arc::clone(service), Arc::clone(registry), limits.clone());
+            front_ends.push(tokio::spawn(api::http::serve(listener, state, stop.clone())));
+        }
+        if let Some((listener, _)) = self.grpc {
+            front_ends.push(tokio::spawn(api::grpc::serve(
+                listener,
+                Arc::clone(service),
+                limits,
+                stop.clone(),
+            )));
+        }
+        front_ends
+    }
+}
+
+async fn bind(
+    key: &'static str,
+    address: Option<SocketAddr>,
+) -> Result<Option<(TcpListener, SocketAddr)>, ServeError> {
+    let Some(address) = address else { return Ok(None) };
+    let bound = async {
+        let listener = TcpListener::bind(address).await?;
+        let local = listener.local_addr()?;
+        Ok((listener, local))
+    };
+    bound.await.map(Some).map_err(|source: io::Error| {
+        let hint = match source.kind() {
+            io::ErrorKind::AddrInUse => " (another process listens there: choose another port)",
+            io::ErrorKind::AddrNotAvailable => " (this machine has no such address)",
+            io::ErrorKind::PermissionDenied => " (ports below 1024 need a privilege: choose another)",
+            _ => "",
+        };
+        ServeError::Listen { key, address, source, hint }
+    })
+}
+
+#[derive(Clone, Copy)]
+struct Addresses {
+    http: Option<SocketAddr>,
+    grpc: Option<SocketAddr>,
+}
+
+/// Says what is served, where and from which slot, as soon as there is one.
+async fn announce(
+    config: Config,
+    layout: Layout,
+    holding: Arc<Holding>,
+    addresses: Addresses,
+    stop: CancellationToken,
+) {
+    let mut changes = holding.changes();
+    let slot = async {
+        loop {
+            if let Some(slot) = holding.load().as_ref().map(|held| held.generator.slot()) {
+                return slot;
+            }
+            // The sender lives as long as the holding, which this task has a share of.
+            let _ = changes.changed().await;
+        }
+    };
+    tokio::pin!(slot);
+    let slot = tokio::select! {
+        () = stop.cancelled() => return,
+        slot = &mut slot => slot,
+        () = tokio::time::sleep(Duration::from_millis(SLOT_WAIT_MS)) => {
+            tracing::warn!("serving, and refusing requests for IDs until there is a worker slot");
+            tokio::select! { () = stop.cancelled() => return, slot = slot => slot }
+        }
+    };
+    let shown = |address: Option<SocketAddr>| address.map_or("off".to_owned(), |a| a.to_string());
+    let curl = addresses.http.map(|at| format!("curl http://{}/api/v1/id", reachable(at)));
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        http = %shown(addresses.http),
+        grpc = %shown(addresses.grpc),
+        %slot,
+        registry = %format_args!("{} in {}", config.registry, config.data_dir.display()),
+        layout = %format_args!("{} from {} to {}", layout.split(), timestamp(layout.epoch_ms()), timestamp(layout.end_ms())),
+        "serving{}", curl.map(|curl| format!(", try: {curl}")).unwrap_or_default()
+    );
+}
+
+/// An address a client on this machine can use for a listener.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        ip if !ip.is_unspecified() => address,
+        IpAddr::V4(_) => SocketAddr::from(([127, 0, 0, 1], address.port())),
+        IpAddr::V6(_) => SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, address.port())),
+    }
+}
+
+fn record_clock_event(metrics: &Metrics, event: ClockEvent) {
+    match event {
+        ClockEvent::Regressed { .. } => metrics.clock_regressions.inc(),
+        ClockEvent::LeapPending { .. } => metrics.clock_leaps.inc(),
+        ClockEvent::LeapDropped { .. } | ClockEvent::LeapBelieved { .. } => {}
+    }
+    tracing::warn!(corrective_action = %event.corrective_action(), "{event}");
+}
+
+async fn tick_rate(service: Arc<Service>, stop: CancellationToken) {
+    let mut seconds = tokio::time::interval(Duration::from_secs(1));
+    while stop.run_until_cancelled(seconds.tick()).await.is_some() {
+        service.tick_rate();
+    }
+}
+
+fn stop_on_signal(stop: &CancellationToken) -> io::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        tracing::info!("stopping: finishing what is in flight");
+        stop.cancel();
+        // Asked a second time, it does not wait.
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        tracing::warn!("stopped at once");
+        std::process::exit(1);
+    });
+    Ok(())
+}
+
+/// Waits for a task, and hands on its panic if it has one.
+async fn ended(task: JoinHandle<()>) {
+    if let Err(error) = task.await
+        && let Ok(panic) = error.try_into_panic()
+    {
+        std::panic::resume_unwind(panic);
+    }
 }

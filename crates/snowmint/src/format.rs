@@ -21,7 +21,8 @@ pub enum Format {
     Hex,
 }
 
-const BASE62: Alphabet = Alphabet::new("base62", b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz", 11);
+const BASE62: Alphabet =
+    Alphabet::new("base62", b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz", 11);
 const BASE32: Alphabet = Alphabet::new("base32", b"0123456789ABCDEFGHJKMNPQRSTVWXYZ", 13)
     .with_lower_case()
     .with_alias(b"OoIiLl", b"001111");
@@ -54,10 +55,10 @@ impl Format {
     /// The ID that `text` is in this form: nothing before it, nothing behind it, and of full width.
     pub fn parse(self, text: &str) -> Result<Id, ParseError> {
         match self {
-            Self::Hex => {
-                let prefixed = text.strip_prefix(HEX_PREFIX).or_else(|| text.strip_prefix("0X"));
-                HEX.decode(prefixed.unwrap_or(text), if prefixed.is_some() { HEX_PREFIX.len() } else { 0 })
-            }
+            Self::Hex => match text.strip_prefix(HEX_PREFIX).or_else(|| text.strip_prefix("0X")) {
+                Some(digits) => HEX.decode(digits, HEX_PREFIX.len()),
+                None => HEX.decode(text, 0),
+            },
             Self::Decimal if text.len() > 1 && text.starts_with('0') => Err(ParseError::LeadingZero),
             Self::Decimal | Self::Base62 | Self::Base32 => self.alphabet().decode(text, 0),
         }
@@ -92,27 +93,20 @@ impl FromStr for Format {
 
 /// Reads an ID in whichever form it is.
 ///
-/// `0x` means hex; digits without a leading zero mean decimal; otherwise the length decides: 11 is base62,
-/// 13 base32, 16 hex. Eleven or thirteen digits could be decimal or not, and are refused rather than
-/// guessed: say which with [`Format::parse`].
+/// The length decides: 11 characters are base62, 13 base32, and any other number is hex behind `0x` and
+/// decimal without. Eleven or thirteen digits could be decimal too (an ID from the first hour of the
+/// default layout), and are refused rather than guessed: say which with [`Format::parse`].
 pub fn parse(text: &str) -> Result<Id, ParseError> {
-    let digits_only = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let leading_zero = text.len() > 1 && text.starts_with('0');
-    if text.starts_with(HEX_PREFIX) || text.starts_with("0X") {
-        return Format::Hex.parse(text);
-    }
-    let by_width = [Format::Base62, Format::Base32, Format::Hex]
-        .into_iter()
-        .find(|format| format.alphabet().width == text.len());
+    let digits_only = text.bytes().all(|byte| byte.is_ascii_digit());
+    let by_width = [Format::Base62, Format::Base32].into_iter().find(|f| f.alphabet().width == text.len());
     match by_width {
-        // Hex is always written with its prefix, so sixteen bare digits are a decimal.
-        Some(Format::Hex) if digits_only && !leading_zero => Format::Decimal.parse(text),
-        Some(other) if digits_only && !leading_zero => Err(ParseError::Ambiguous { other }),
+        Some(other) if digits_only && !text.starts_with('0') => Err(ParseError::Ambiguous { other }),
         Some(format) => format.parse(text),
+        None if text.starts_with("0x") || text.starts_with("0X") => Format::Hex.parse(text),
         None if digits_only => Format::Decimal.parse(text),
         None => match text.char_indices().find(|(_, character)| !character.is_ascii_alphanumeric()) {
             Some((at, character)) => Err(ParseError::Character { at, character, format: "ID" }),
-            None => Err(ParseError::Unrecognized { length: text.chars().count() }),
+            None => Err(ParseError::Unrecognized { length: text.len() }),
         },
     }
 }
@@ -152,7 +146,8 @@ impl Alphabet {
     const fn with_lower_case(mut self) -> Self {
         let mut at = 0;
         while at < self.digits.len() {
-            self.values[self.digits[at].to_ascii_lowercase() as usize] = self.values[self.digits[at] as usize];
+            self.values[self.digits[at].to_ascii_lowercase() as usize] =
+                self.values[self.digits[at] as usize];
             at += 1;
         }
         self
@@ -250,7 +245,11 @@ impl fmt::Display for ParseError {
             Self::LeadingZero => write!(f, "character 1 is '0': a decimal ID has no leading zero"),
             Self::TooLarge => write!(f, "the ID is too large: the largest is 9223372036854775807 (2^63 - 1)"),
             Self::Ambiguous { other } => {
-                write!(f, "{} digits could be decimal or {other}: say which form it is", other.alphabet().width)
+                write!(
+                    f,
+                    "{} digits could be decimal or {other}: say which form it is",
+                    other.alphabet().width
+                )
             }
             Self::Unrecognized { length } => write!(
                 f,

@@ -25,6 +25,8 @@ pub struct Generator {
     layout: Layout,
     slot: Slot,
     slot_bits: u64,
+    /// Where it started, to tell a generator that issued nothing.
+    first_position: u64,
     start: SequenceStart,
     limits: Limits,
     next: Next,
@@ -50,20 +52,25 @@ struct Next(AtomicU64);
 
 impl Generator {
     /// A generator for a window that nobody else has or will have.
-    #[expect(clippy::needless_pass_by_value, reason = "a window is used up: two generators from one would repeat IDs")]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a window is used up: two generators from one would repeat IDs"
+    )]
     #[must_use]
     pub fn new(window: Window, start: SequenceStart) -> Self {
         let Window { layout, slot, floor_tick, ceiling_tick } = window;
+        let first_position = floor_tick << layout.split().sequence_bits();
         Self {
             layout,
             slot,
             slot_bits: layout.slot_bits(slot),
+            first_position,
             start,
             limits: Limits {
                 ceiling_tick: AtomicU64::new(ceiling_tick),
                 max_sequence: AtomicU32::new(layout.split().max_sequence()),
             },
-            next: Next(AtomicU64::new(floor_tick << layout.split().sequence_bits())),
+            next: Next(AtomicU64::new(first_position)),
         }
     }
 
@@ -89,38 +96,50 @@ impl Generator {
         let since_tick = since_ms.saturating_sub(epoch_ms).min(now_tick);
         // Relaxed is enough throughout: a ceiling or a limit is all its message, and the position is only
         // ever changed by compare-exchange, which always sees the latest.
-        let ceiling_tick = self.limits.ceiling_tick.load(Ordering::Relaxed);
         let max_sequence = self.limits.max_sequence.load(Ordering::Relaxed);
         let mut next = self.next.0.load(Ordering::Relaxed);
         loop {
-            let mut tick = next >> sequence_bits;
-            let mut sequence = mask(next, sequence_bits);
-            if sequence > max_sequence {
-                (tick, sequence) = (tick + 1, 0);
-            }
-            if tick < since_tick {
-                (tick, sequence) = (since_tick, 0);
-            }
-            if sequence == 0 {
-                if tick > now_tick {
-                    return Err(self.early(tick, now_tick, ceiling_tick));
-                }
-                sequence = self.sequence_start(next, tick, max_sequence);
-            }
-            if tick >= ceiling_tick {
-                return Err(Refusal::WindowClosed { ceiling_ms: epoch_ms + ceiling_tick });
-            }
+            // A tick that was opened is below the ceiling, and ceilings never decrease: no need to look.
+            let open = (1..=max_sequence).contains(&mask(next, sequence_bits))
+                && next >> sequence_bits >= since_tick;
+            let position =
+                if open { next } else { self.open_tick(next, since_tick, now_tick, max_sequence)? };
+            let sequence = mask(position, sequence_bits);
             let count = wanted.clamp(1, max_sequence - sequence + 1);
-            let taken = (tick << sequence_bits) + u64::from(sequence) + u64::from(count);
+            let taken = position + u64::from(count);
             match self.next.0.compare_exchange_weak(next, taken, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => {
-                    let time_bits = tick << self.layout.split().node_and_sequence_bits();
-                    let first = Id::from_bits(time_bits | self.slot_bits | u64::from(sequence));
-                    return Ok(IdRange::from_parts(first, count));
+                    let tick = position >> sequence_bits;
+                    return Ok(IdRange::from_parts(self.pack(tick, sequence), count));
                 }
                 Err(changed) => next = changed,
             }
         }
+    }
+
+    /// The position that a tick nothing is taken of starts at: the first such tick after `next` and not
+    /// before `since_tick`.
+    ///
+    /// Out of line, so that the many IDs that continue a tick are not slowed down by the one that opens it.
+    #[cold]
+    fn open_tick(
+        &self,
+        next: u64,
+        since_tick: u64,
+        now_tick: u64,
+        max_sequence: u32,
+    ) -> Result<u64, Refusal> {
+        let sequence_bits = self.layout.split().sequence_bits();
+        let ceiling_tick = self.limits.ceiling_tick.load(Ordering::Relaxed);
+        let used_up = mask(next, sequence_bits) > max_sequence;
+        let tick = ((next >> sequence_bits) + u64::from(used_up)).max(since_tick);
+        if tick > now_tick {
+            return Err(self.early(tick, now_tick, ceiling_tick));
+        }
+        if tick >= ceiling_tick {
+            return Err(Refusal::WindowClosed { ceiling_ms: self.layout.epoch_ms() + ceiling_tick });
+        }
+        Ok((tick << sequence_bits) + u64::from(self.sequence_start(next, tick, max_sequence)))
     }
 
     /// Nothing is left of the milliseconds up to `now_tick`.
@@ -138,7 +157,6 @@ impl Generator {
     }
 
     /// Where a millisecond starts that nothing has been taken of yet, `next` being the position before it.
-    #[inline]
     fn sequence_start(&self, next: u64, tick: u64, max_sequence: u32) -> u32 {
         if self.start == SequenceStart::Zero {
             return 0;
@@ -152,13 +170,15 @@ impl Generator {
         // Fibonacci hashing spreads consecutive ticks evenly; the top half of the product is the hash.
         let hash = tick.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
         let span = u64::from(max_sequence / 4) + 1;
-        let start = ((hash * span) >> 32) as u32;
-        start
+        ((hash * span) >> 32) as u32
     }
 
     /// Moves the ceiling up to that of `window`, which must be the same slot's and start where this
     /// generator's last one ends.
-    #[expect(clippy::needless_pass_by_value, reason = "a window is used up: two generators from one would repeat IDs")]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a window is used up: two generators from one would repeat IDs"
+    )]
     pub fn extend(&self, window: Window) -> Result<(), ExtendError> {
         if window.slot != self.slot || window.layout != self.layout {
             return Err(ExtendError::OtherSlot { own: self.slot, given: window.slot });
@@ -185,6 +205,32 @@ impl Generator {
     #[must_use]
     pub fn max_sequence(&self) -> u32 {
         self.limits.max_sequence.load(Ordering::Relaxed)
+    }
+
+    /// The highest ID it has issued, if it has issued any.
+    #[must_use]
+    pub fn last_id(&self) -> Option<Id> {
+        let next = self.next.0.load(Ordering::Relaxed);
+        let sequence_bits = self.layout.split().sequence_bits();
+        // What is below the next position is taken: positions skipped at the end of a millisecond are
+        // skipped only by taking one above them.
+        (next > self.first_position)
+            .then(|| self.pack((next - 1) >> sequence_bits, mask(next - 1, sequence_bits)))
+    }
+
+    /// The first Unix millisecond in which it has IDs left.
+    #[must_use]
+    pub fn opens_ms(&self) -> u64 {
+        let next = self.next.0.load(Ordering::Relaxed);
+        let sequence_bits = self.layout.split().sequence_bits();
+        let full = mask(next, sequence_bits) > self.max_sequence();
+        self.layout.epoch_ms() + (next >> sequence_bits) + u64::from(full)
+    }
+
+    #[inline]
+    fn pack(&self, tick: u64, sequence: u32) -> Id {
+        let time_bits = tick << self.layout.split().node_and_sequence_bits();
+        Id::from_bits(time_bits | self.slot_bits | u64::from(sequence))
     }
 
     /// Whose IDs it mints.

@@ -237,7 +237,10 @@ impl Layout {
         let low_bits = id.get() & ((1 << self.split.node_and_sequence_bits()) - 1);
         let sequence = low_bits & self.split.max_sequence() as u64;
         let node = low_bits >> self.split.sequence;
-        #[expect(clippy::cast_possible_truncation, reason = "masked to the parts' widths, at most 31 and 16 bits")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "masked to the parts' widths, at most 31 and 16 bits"
+        )]
         Parts {
             timestamp_ms: self.epoch_ms + (id.get() >> self.split.node_and_sequence_bits()),
             slot: Slot {
@@ -375,7 +378,10 @@ impl fmt::Display for ComposeError {
                 write!(f, "{part} {value} does not fit this layout, which has room for 0 to {most}")
             }
             Self::EmptyInterval { from_ms, to_ms } => {
-                write!(f, "the interval from {from_ms} ms to {to_ms} ms is empty: its end must be after its start")
+                write!(
+                    f,
+                    "the interval from {from_ms} ms to {to_ms} ms is empty: its end must be after its start"
+                )
             }
         }
     }

@@ -218,7 +218,11 @@ impl fmt::Display for ClaimError {
                 floor_ms - now_ms
             ),
             Self::WindowLength { window_ms } => {
-                write!(f, "a window of {window_ms} ms cannot be: it may have 1 to {} ms", Claim::WINDOW_MS_MAX)
+                write!(
+                    f,
+                    "a window of {window_ms} ms cannot be: it may have 1 to {} ms",
+                    Claim::WINDOW_MS_MAX
+                )
             }
             Self::NotACeiling { id } => write!(
                 f,

@@ -1,0 +1,164 @@
+//! Accepts connections, keeps their number and their silence bounded, and ends them when told to.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use axum::http::{Request, Response};
+use hyper::body::{Body, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::DRAIN_MS_MAX;
+
+/// The pause after a connection could not be accepted (mostly for want of file descriptors), in milliseconds.
+const ACCEPT_PAUSE_MS: u64 = 50;
+
+/// How many connections are open at once, and how long one may be silent.
+pub(super) struct Bounds {
+    pub(super) connections: usize,
+    /// How long a new connection may take to send its first request's headers.
+    pub(super) first_request: Duration,
+    /// How long it may then go without a request: up to twice that passes before it is closed. `None` where
+    /// the protocol itself finds out whether the other side is still there.
+    pub(super) idle: Option<Duration>,
+}
+
+/// Serves what `listener` accepts until `stop`, then lets every connection finish what it has begun, for
+/// [`DRAIN_MS_MAX`] at most.
+pub(super) async fn serve<A, F, B>(
+    listener: TcpListener,
+    protocol: auto::Builder<TokioExecutor>,
+    answer: A,
+    bounds: Bounds,
+    stop: CancellationToken,
+) where
+    A: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+{
+    let places = Arc::new(Semaphore::new(bounds.connections.min(Semaphore::MAX_PERMITS)));
+    let (open, give_up) = (TaskTracker::new(), CancellationToken::new());
+    let (protocol, bounds) = (Arc::new(protocol), Arc::new(bounds));
+    loop {
+        // At the limit further connections wait in the listener's backlog.
+        let next = async {
+            let place = Arc::clone(&places).acquire_owned().await.expect("the semaphore is never closed");
+            (accept(&listener).await, place)
+        };
+        let Some((stream, place)) = stop.run_until_cancelled(next).await else { break };
+        let (protocol, bounds, answer) = (Arc::clone(&protocol), Arc::clone(&bounds), answer.clone());
+        let (stop, give_up) = (stop.clone(), give_up.clone());
+        open.spawn(async move {
+            let _place = place;
+            give_up.run_until_cancelled(connection(stream, &protocol, answer, &bounds, &stop)).await
+        });
+    }
+    drop(listener);
+    open.close();
+    if tokio::time::timeout(Duration::from_millis(DRAIN_MS_MAX), open.wait()).await.is_err() {
+        tracing::warn!("{} connections were not done within {DRAIN_MS_MAX} ms and are dropped", open.len());
+        give_up.cancel();
+        open.wait().await;
+    }
+}
+
+async fn accept(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return stream,
+            Err(error) => {
+                tracing::warn!("a connection could not be accepted: {error}");
+                tokio::time::sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
+            }
+        }
+    }
+}
+
+async fn connection<A, F, B>(
+    stream: TcpStream,
+    protocol: &auto::Builder<TokioExecutor>,
+    answer: A,
+    bounds: &Bounds,
+    stop: &CancellationToken,
+) where
+    A: Fn(Request<Incoming>) -> F + Send + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+{
+    // Answers are small and written at once: there is nothing to wait for.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!("a connection is already gone: {error}");
+        return;
+    }
+    let requests = Arc::new(Requests::default());
+    let counted = Arc::clone(&requests);
+    let service = service_fn(move |request| {
+        let turn = Requests::begin(&counted);
+        let answered = answer(request);
+        async move {
+            let _turn = turn;
+            Ok::<_, Infallible>(answered.await)
+        }
+    });
+    let mut connection = pin!(protocol.serve_connection(TokioIo::new(stream), service));
+    let mut silent = pin!(silence(&requests, bounds));
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = &mut silent => return,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!("a connection ended with {error}");
+    }
+}
+
+/// Ends when a connection has been silent for longer than it may.
+async fn silence(requests: &Requests, bounds: &Bounds) {
+    let mut seen = 0;
+    let mut patience = Some(bounds.first_request);
+    while let Some(wait) = patience {
+        tokio::time::sleep(wait).await;
+        let begun = requests.begun.load(Ordering::Relaxed);
+        if begun == seen && begun == requests.done.load(Ordering::Relaxed) {
+            return;
+        }
+        seen = begun;
+        patience = bounds.idle;
+    }
+    std::future::pending().await
+}
+
+/// The requests of one connection.
+#[derive(Default)]
+struct Requests {
+    begun: AtomicU64,
+    done: AtomicU64,
+}
+
+impl Requests {
+    fn begin(requests: &Arc<Self>) -> Turn {
+        requests.begun.fetch_add(1, Ordering::Relaxed);
+        Turn(Arc::clone(requests))
+    }
+}
+
+/// A request until it is answered or given up.
+struct Turn(Arc<Requests>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.done.fetch_add(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,121 @@
+//! gRPC: the calls of `snowmint.v1`, health and reflection.
+
+mod calls;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::Request;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::server::NamedService;
+use tonic::service::Routes;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+use tower_service::Service as _;
+
+use super::Limits;
+use super::connections::{self, Bounds};
+use crate::service::Service;
+use calls::Calls;
+use proto::id_generator_server::IdGeneratorServer;
+
+/// The messages and the service of `snowmint.v1`.
+pub mod proto {
+    #![allow(
+        missing_docs,
+        clippy::pedantic,
+        clippy::allow_attributes_without_reason,
+        reason = "generated code"
+    )]
+
+    tonic::include_proto!("snowmint.v1");
+
+    /// The contract, as reflection serves it.
+    pub const DESCRIPTORS: &[u8] = tonic::include_file_descriptor_set!("snowmint.v1");
+}
+
+/// How many calls one connection may have going at once.
+const CALLS_PER_CONNECTION_MAX: u32 = 1_000;
+
+/// After how long a silent client is asked whether it is still there, and how long it has to answer.
+const KEEP_ALIVE_S: u64 = 60;
+const KEEP_ALIVE_ANSWER_S: u64 = 20;
+
+/// How often the health service looks whether the node may mint, in milliseconds.
+const HEALTH_POLL_MS: u64 = 250;
+
+/// Names of the services whose health is told; the empty one is the whole server.
+const HEALTH_OF: [&str; 2] = ["", <IdGeneratorServer<Calls> as NamedService>::NAME];
+
+/// Serves until `stop`, then until what is in flight is done, for [`DRAIN_MS_MAX`](super::DRAIN_MS_MAX) at most.
+pub async fn serve(listener: TcpListener, service: Arc<Service>, limits: Limits, stop: CancellationToken) {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    report(&reporter, &service).await;
+    let reporting = tokio::spawn(keep_reporting(reporter, Arc::clone(&service), stop.clone()));
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .expect("the descriptors come from the compiler");
+    let calls = Calls::new(service, Duration::from_secs(limits.request_s), stop.clone());
+    let generator = IdGeneratorServer::new(calls).max_decoding_message_size(limits.body_bytes);
+    let router =
+        Routes::new(generator).add_service(health).add_service(reflection).prepare().into_axum_router();
+    let answer = move |request: Request<Incoming>| {
+        let mut router = router.clone();
+        async move {
+            // A router never fails: its errors are answers.
+            router.call(request.map(Body::new)).await.unwrap_or_else(|never| match never {})
+        }
+    };
+    let bounds = Bounds {
+        connections: limits.connections,
+        first_request: Duration::from_secs(limits.header_s),
+        // The protocol's own pings find out who is gone.
+        idle: None,
+    };
+    connections::serve(listener, protocol(&limits), answer, bounds, stop).await;
+    if let Err(error) = reporting.await {
+        tracing::error!("the health reporter failed: {error}");
+    }
+}
+
+fn protocol(limits: &Limits) -> auto::Builder<TokioExecutor> {
+    let mut protocol = auto::Builder::new(TokioExecutor::new()).http2_only();
+    protocol
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(CALLS_PER_CONNECTION_MAX)
+        .max_header_list_size(limits.header_bytes.try_into().unwrap_or(u32::MAX))
+        .keep_alive_interval(Duration::from_secs(KEEP_ALIVE_S))
+        .keep_alive_timeout(Duration::from_secs(KEEP_ALIVE_ANSWER_S));
+    protocol
+}
+
+async fn keep_reporting(mut reporter: HealthReporter, service: Arc<Service>, stop: CancellationToken) {
+    let mut polls = tokio::time::interval(Duration::from_millis(HEALTH_POLL_MS));
+    let mut told = service.unready().is_none();
+    while stop.run_until_cancelled(polls.tick()).await.is_some() {
+        let serving = service.unready().is_none();
+        if serving != std::mem::replace(&mut told, serving) {
+            report(&reporter, &service).await;
+        }
+    }
+    // Whoever watches is told, and then that there is nothing more to watch: a watch would never end.
+    for name in HEALTH_OF {
+        reporter.set_service_status(name, ServingStatus::NotServing).await;
+        reporter.clear_service_status(name).await;
+    }
+}
+
+async fn report(reporter: &HealthReporter, service: &Service) {
+    let status = if service.unready().is_none() { ServingStatus::Serving } else { ServingStatus::NotServing };
+    for name in HEALTH_OF {
+        reporter.set_service_status(name, status).await;
+    }
+}

@@ -1,0 +1,138 @@
+//! REST, the probes and the metrics, over HTTP/1.1.
+
+mod body;
+mod cluster;
+mod extract;
+mod failure;
+mod idempotency;
+mod routes;
+
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{HeaderValue, Method, Request, Response};
+use axum::response::IntoResponse;
+use futures_util::FutureExt;
+use hyper::body::Incoming;
+use hyper_util::rt::TokioExecutor;
+use hyper_util::server::conn::auto;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tower_service::Service as _;
+
+use super::Limits;
+use super::connections::{self, Bounds};
+use super::request_id::{RequestIds, X_REQUEST_ID};
+use crate::error::{Code, Error};
+use crate::registry::Registry;
+use crate::service::Service;
+use failure::Failure;
+use idempotency::Answers;
+
+/// How long a connection may be idle between two requests, in seconds: up to twice that passes.
+const IDLE_S: u64 = 60;
+
+/// The smallest read buffer that hyper can be limited to, in bytes.
+const HEADER_BYTES_MIN: usize = 8_192;
+
+/// What the handlers work with.
+struct App {
+    service: Arc<Service>,
+    registry: Arc<dyn Registry>,
+    answers: Answers,
+    openapi: utoipa::openapi::OpenApi,
+}
+
+/// The REST front end, before it has a listener.
+#[derive(Clone)]
+pub struct State(Arc<FrontEnd>);
+
+struct FrontEnd {
+    app: Arc<App>,
+    router: axum::Router,
+    request_ids: RequestIds,
+    limits: Limits,
+}
+
+impl State {
+    /// A front end for `service`; `registry` is what `/cluster` shows.
+    #[must_use]
+    pub fn new(service: Arc<Service>, registry: Arc<dyn Registry>, limits: Limits) -> Self {
+        let (routes, openapi) = routes::routes(limits.body_bytes);
+        let answers = Answers::new(limits.idempotency_keys);
+        let app = Arc::new(App { service, registry, answers, openapi });
+        let router = routes.with_state(Arc::clone(&app));
+        Self(Arc::new(FrontEnd { app, router, request_ids: RequestIds::new(), limits }))
+    }
+}
+
+/// Serves until `stop`, then until what is in flight is done, for [`DRAIN_MS_MAX`](super::DRAIN_MS_MAX) at most.
+pub async fn serve(listener: TcpListener, state: State, stop: CancellationToken) {
+    let limits = &state.0.limits;
+    let mut protocol = auto::Builder::new(TokioExecutor::new()).http1_only();
+    protocol
+        .http1()
+        .max_buf_size(limits.header_bytes.max(HEADER_BYTES_MIN))
+        // The bounds below do that with one timer a connection instead of one a request.
+        .header_read_timeout(None);
+    let bounds = Bounds {
+        connections: limits.connections,
+        first_request: Duration::from_secs(limits.header_s),
+        idle: Some(Duration::from_secs(IDLE_S)),
+    };
+    let answer = move |request| {
+        let state = state.clone();
+        async move { state.0.answer(request).await }
+    };
+    connections::serve(listener, protocol, answer, bounds, stop).await;
+}
+
+impl FrontEnd {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        let request_id = self.request_ids.of(request.headers());
+        let answering = AssertUnwindSafe(self.route(request)).catch_unwind();
+        let limit = Duration::from_secs(self.limits.request_s);
+        let mut response = match tokio::time::timeout(limit, answering).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(_panic)) => {
+                // The panic hook has logged what and where.
+                tracing::error!(request_id = ?request_id, "a request panicked");
+                Failure(Error::new(Code::Internal, "the service failed at this request; its log says how"))
+                    .into_response()
+            }
+            Err(_late) => Failure(self.too_slow()).into_response(),
+        };
+        if let Some(Failure(error)) = response.extensions_mut().remove() {
+            self.app.service.failed(error.code);
+            failure::write(&error, &request_id, self.app.service.now_ms(), &mut response);
+        }
+        response.headers_mut().insert(X_REQUEST_ID, request_id);
+        response
+    }
+
+    async fn route(&self, request: Request<Incoming>) -> Response<Body> {
+        // The one request that a busy service gets most: it needs nothing of what a router does.
+        if request.uri().path() == routes::ONE_ID
+            && request.uri().query().is_none()
+            && request.method() == Method::GET
+        {
+            return routes::one_id(&self.app.service).await.into_response();
+        }
+        // A router never fails: its errors are answers.
+        let response: Result<_, Infallible> = self.router.clone().call(request).await;
+        response.unwrap_or_else(|never| match never {})
+    }
+
+    fn too_slow(&self) -> Error {
+        let message = format!("the request was not done within {} s", self.limits.request_s);
+        Error::new(Code::ServiceUnavailable, message).retry_after_ms(1_000)
+    }
+}
+
+/// A header's value that is made of visible ASCII.
+fn header(value: impl std::fmt::Display) -> HeaderValue {
+    HeaderValue::try_from(value.to_string()).expect("only called with numbers")
+}

@@ -1,0 +1,321 @@
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::sync::atomic::AtomicBool;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const EPOCH_MS: u64 = 1_609_459_200_000;
+const START_MS: u64 = 1_704_310_200_000;
+const HOUR_MS: u64 = 3_600_000;
+const CONFIRM_MS: u64 = 60_000;
+
+fn settings() -> ClockSettings {
+    ClockSettings { epoch_ms: EPOCH_MS, leap_confirm_s: CONFIRM_MS / 1000 }
+}
+
+fn started() -> (Arc<ManualTime>, ServingClock) {
+    let time = Arc::new(ManualTime::new(START_MS));
+    let clock = ServingClock::start(time.clone(), settings()).unwrap();
+    (time, clock)
+}
+
+/// Lets time pass as [`run`] does, checks that the clock always goes on, and returns what was reported.
+fn pass(time: &ManualTime, clock: &ServingClock, ms: u64) -> Vec<ClockEvent> {
+    let mut events = Vec::new();
+    for _ in 0..ms / DISCIPLINE_MS {
+        let before_ms = clock.now_ms();
+        time.advance(DISCIPLINE_MS);
+        let passed_ms = clock.now_ms() - before_ms;
+        assert!((899..=1101).contains(&passed_ms), "{passed_ms} ms in {DISCIPLINE_MS}");
+        events.extend(clock.discipline());
+    }
+    events
+}
+
+/// Asserts wall minus serving, but for the few microseconds that are not worth a correction.
+#[track_caller]
+fn assert_offset_ms(clock: &ServingClock, wanted_ms: i64) {
+    let offset_ms = clock.status().offset_ms;
+    #[expect(clippy::cast_precision_loss, reason = "the offsets of these tests are small")]
+    let error_ms = (offset_ms - wanted_ms as f64).abs();
+    assert!(error_ms < 0.02, "{offset_ms} ms, and not {wanted_ms}");
+}
+
+#[test]
+fn a_steady_wall_clock_is_followed_exactly() {
+    let (time, clock) = started();
+    assert_eq!(clock.now_ms(), START_MS);
+    assert_eq!(pass(&time, &clock, HOUR_MS), []);
+    assert_eq!(clock.now_ms(), START_MS + HOUR_MS);
+    assert_eq!(clock.now_ns(), (START_MS + HOUR_MS) * NS_PER_MS);
+    let status = clock.status();
+    assert_eq!((status.offset_ms, status.slewing, status.leap), (0.0, false, None));
+}
+
+#[test]
+fn a_small_step_back_is_reported_once_and_slewed_away() {
+    let (time, clock) = started();
+    time.step_wall(-5);
+    let event = clock.discipline().unwrap();
+    assert_eq!(event, ClockEvent::Regressed { step_ms: 5, behind_ms: 5 });
+    assert_eq!(event.corrective_action(), CorrectiveAction::Slew);
+    assert!(clock.status().slewing);
+    assert_eq!(pass(&time, &clock, 60_000), []);
+    assert_offset_ms(&clock, 0);
+    assert_eq!(clock.status().regressions, 1);
+}
+
+#[test]
+fn an_hour_back_shrinks_at_the_slew_rate_and_converges() {
+    let (time, clock) = started();
+    time.step_wall(-HOUR_MS.cast_signed());
+    let event = clock.discipline().unwrap();
+    assert_eq!(event, ClockEvent::Regressed { step_ms: HOUR_MS, behind_ms: HOUR_MS });
+
+    assert_eq!(pass(&time, &clock, HOUR_MS), []);
+    let hour_left_ms = (HOUR_MS - HOUR_MS / 10).cast_signed();
+    assert_offset_ms(&clock, -hour_left_ms);
+
+    assert_eq!(pass(&time, &clock, 10 * HOUR_MS), []);
+    assert_offset_ms(&clock, 0);
+    assert!(!clock.status().slewing);
+    assert_eq!(clock.status().regressions, 1);
+}
+
+#[test]
+fn half_a_second_ahead_is_slewed_without_doubt() {
+    let (time, clock) = started();
+    time.step_wall(500);
+    assert_eq!(pass(&time, &clock, 120_000), []);
+    assert_offset_ms(&clock, 0);
+}
+
+#[test]
+fn an_hour_ahead_is_held_and_believed_when_it_lasts() {
+    let (time, clock) = started();
+    time.step_wall(HOUR_MS.cast_signed());
+    let event = clock.discipline().unwrap();
+    assert_eq!(event, ClockEvent::LeapPending { ahead_ms: HOUR_MS, confirm_s: 60 });
+    assert_eq!(event.corrective_action(), CorrectiveAction::Hold);
+
+    assert_eq!(pass(&time, &clock, CONFIRM_MS - DISCIPLINE_MS), []);
+    assert_eq!(clock.now_ms(), START_MS + CONFIRM_MS - DISCIPLINE_MS);
+    let leap = PendingLeap { ahead_ms: HOUR_MS, since_ms: START_MS };
+    assert_eq!(clock.status().leap, Some(leap));
+
+    time.advance(DISCIPLINE_MS);
+    let event = clock.discipline().unwrap();
+    let believed = ClockEvent::LeapBelieved { ahead_ms: HOUR_MS, held_ms: CONFIRM_MS, confirmed: false };
+    assert_eq!((event, event.corrective_action()), (believed, CorrectiveAction::Step));
+    assert_eq!(clock.now_ms(), time.wall_ms());
+    let status = clock.status();
+    assert_eq!((status.leap, status.leaps_pending, status.leaps_believed), (None, 1, 1));
+}
+
+#[test]
+fn a_confirmed_leap_is_believed_at_once() {
+    let (time, clock) = started();
+    clock.confirm_leap(); // Of no leap: must not count for the next one.
+    time.step_wall(HOUR_MS.cast_signed());
+    assert_eq!(clock.discipline().unwrap().corrective_action(), CorrectiveAction::Hold);
+    assert_eq!(pass(&time, &clock, 5000), []);
+    clock.confirm_leap();
+    let believed = ClockEvent::LeapBelieved { ahead_ms: HOUR_MS, held_ms: 5000, confirmed: true };
+    assert_eq!(clock.discipline(), Some(believed));
+    assert_offset_ms(&clock, 0);
+}
+
+#[test]
+fn a_leap_that_goes_away_is_dropped_and_is_no_regression() {
+    let (time, clock) = started();
+    time.step_wall(HOUR_MS.cast_signed());
+    clock.discipline().unwrap();
+    assert_eq!(pass(&time, &clock, 30_000), []);
+    time.step_wall(-HOUR_MS.cast_signed());
+    let dropped = ClockEvent::LeapDropped { ahead_ms: HOUR_MS, held_ms: 30_000 };
+    assert_eq!(clock.discipline(), Some(dropped));
+    assert_eq!(pass(&time, &clock, 2 * CONFIRM_MS), []);
+    assert_eq!(clock.now_ms(), START_MS + 30_000 + 2 * CONFIRM_MS);
+    let status = clock.status();
+    assert_eq!((status.leaps_dropped, status.leaps_believed, status.regressions), (1, 0, 0));
+}
+
+#[test]
+fn a_leap_that_changes_its_size_is_counted_anew() {
+    let (time, clock) = started();
+    time.step_wall(HOUR_MS.cast_signed());
+    clock.discipline().unwrap();
+    assert_eq!(pass(&time, &clock, 50_000), []);
+    clock.confirm_leap(); // Of the old size.
+    time.step_wall(HOUR_MS.cast_signed());
+    let again = ClockEvent::LeapPending { ahead_ms: 2 * HOUR_MS, confirm_s: 60 };
+    assert_eq!(clock.discipline(), Some(again));
+    assert_eq!(pass(&time, &clock, CONFIRM_MS - DISCIPLINE_MS), []);
+    assert_eq!(pass(&time, &clock, DISCIPLINE_MS).len(), 1);
+    assert_offset_ms(&clock, 0);
+}
+
+#[test]
+fn a_leap_that_falls_behind_is_a_regression() {
+    let (time, clock) = started();
+    time.step_wall(HOUR_MS.cast_signed());
+    clock.discipline().unwrap();
+    time.step_wall(-2 * HOUR_MS.cast_signed());
+    let event = clock.discipline().unwrap();
+    assert_eq!(event, ClockEvent::Regressed { step_ms: 2 * HOUR_MS, behind_ms: HOUR_MS });
+    assert_eq!((clock.status().leaps_dropped, clock.status().regressions), (1, 1));
+}
+
+#[test]
+fn a_suspended_host_or_a_stopped_process_is_no_leap() {
+    let (time, clock) = started();
+    time.advance(8 * HOUR_MS);
+    assert_eq!(clock.now_ms(), START_MS + 8 * HOUR_MS);
+    assert_eq!(clock.discipline(), None);
+    assert_offset_ms(&clock, 0);
+}
+
+#[test]
+fn a_pause_in_the_middle_of_a_slew_does_not_run_past_the_wall_clock() {
+    for step_ms in [900, -900] {
+        let (time, clock) = started();
+        time.step_wall(step_ms);
+        clock.discipline();
+        time.advance(8 * HOUR_MS);
+        assert_offset_ms(&clock, 0);
+        assert_eq!(clock.discipline(), None);
+    }
+}
+
+#[test]
+fn a_wall_clock_that_shows_no_time_is_held_for_ever_and_does_not_panic() {
+    for step_ms in [i64::MAX, WALL_MS_END.cast_signed()] {
+        let (time, clock) = started();
+        time.step_wall(step_ms);
+        assert_eq!(clock.discipline().unwrap().corrective_action(), CorrectiveAction::Hold);
+        clock.confirm_leap();
+        time.advance(2 * CONFIRM_MS);
+        assert_eq!(clock.discipline(), None);
+        assert_eq!(clock.now_ms(), START_MS + 2 * CONFIRM_MS);
+    }
+    let (time, clock) = started();
+    time.step_wall(i64::MIN);
+    assert_eq!(clock.discipline().unwrap().corrective_action(), CorrectiveAction::Slew);
+    pass(&time, &clock, 2 * CONFIRM_MS);
+}
+
+#[test]
+fn a_start_before_the_epoch_or_past_the_end_is_refused() {
+    let start = |wall_ms| ServingClock::start(Arc::new(ManualTime::new(wall_ms)), settings()).err();
+    let early = ClockError::BeforeEpoch { wall_ms: EPOCH_MS - 1, epoch_ms: EPOCH_MS };
+    assert_eq!(start(EPOCH_MS - 1), Some(early));
+    assert!(early.to_string().contains("before the epoch, 1609459200000 ms"), "{early}");
+    assert_eq!(start(EPOCH_MS), None);
+    assert_eq!(start(WALL_MS_END - 1), None);
+    assert_eq!(start(WALL_MS_END), Some(ClockError::NoTime));
+    assert_eq!(start(u64::MAX), Some(ClockError::NoTime));
+}
+
+#[test]
+fn readers_on_other_threads_never_see_it_step_back() {
+    let (time, clock) = started();
+    let done = AtomicBool::new(false);
+    let latest_ms = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Acquire) {
+                    // Whatever any thread has been given before must not be above what comes after.
+                    let before_ms = latest_ms.load(Ordering::Acquire);
+                    let now_ms = clock.now_ms();
+                    assert!(now_ms >= before_ms, "{now_ms} after {before_ms}");
+                    latest_ms.fetch_max(now_ms, Ordering::AcqRel);
+                }
+            });
+        }
+        for round in 0..50_000 {
+            time.step_wall(if round % 2 == 0 { 900 } else { -900 });
+            clock.discipline();
+            time.advance(7);
+        }
+        done.store(true, Ordering::Release);
+    });
+}
+
+#[test]
+fn the_host_has_both_clocks() {
+    let before = Sample::take(&HostTime);
+    assert!(before.boot_ns > 0 && before.time_ns().unwrap() > EPOCH_MS * NS_PER_MS);
+    assert!(Sample::take(&HostTime).boot_ns >= before.boot_ns);
+    let clock = ServingClock::start(Arc::new(HostTime), settings()).unwrap();
+    assert!(clock.now_ns() >= before.time_ns().unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn run_disciplines_and_reports_until_it_is_shut_down() {
+    let (time, clock) = started();
+    let shutdown = CancellationToken::new();
+    let (events, mut reported) = tokio::sync::mpsc::unbounded_channel();
+    let on_event = move |event| events.send(event).unwrap();
+    let running = tokio::spawn(run(Arc::new(clock), on_event, shutdown.clone()));
+    time.step_wall(-5);
+    assert_eq!(reported.recv().await, Some(ClockEvent::Regressed { step_ms: 5, behind_ms: 5 }));
+    time.step_wall(-7);
+    assert!(matches!(reported.recv().await, Some(ClockEvent::Regressed { step_ms: 7, .. })));
+    shutdown.cancel();
+    running.await.unwrap();
+    assert_eq!(reported.recv().await, None);
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Advance(u64),
+    StepWall(i64),
+    Discipline,
+    ConfirmLeap,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        4 => (0..3 * DISCIPLINE_MS).prop_map(Op::Advance),
+        1 => (0..u64::from(u32::MAX)).prop_map(Op::Advance),
+        2 => (-2000_i64..2000).prop_map(Op::StepWall),
+        1 => (-HOUR_MS.cast_signed()..HOUR_MS.cast_signed()).prop_map(Op::StepWall),
+        1 => any::<i64>().prop_map(Op::StepWall),
+        6 => Just(Op::Discipline),
+        1 => Just(Op::ConfirmLeap),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// It never steps back, runs at 0.9 to 1.1 of real time, and steps forward only by believing a leap.
+    #[test]
+    fn it_never_steps_back_whatever_the_wall_clock_does(ops in prop::collection::vec(op(), 1..100)) {
+        let (time, clock) = started();
+        let (mut last_ms, mut last_ns) = (clock.now_ms(), clock.now_ns());
+        for op in ops {
+            let mut passed_ns = 0;
+            let mut event = None;
+            match op {
+                Op::Advance(ms) => {
+                    time.advance(ms);
+                    passed_ns = ms * NS_PER_MS;
+                }
+                Op::StepWall(ms) => time.step_wall(ms),
+                Op::Discipline => event = clock.discipline(),
+                Op::ConfirmLeap => clock.confirm_leap(),
+            }
+            let (now_ns, now_ms) = (clock.now_ns(), clock.now_ms());
+            prop_assert!(now_ms >= last_ms && now_ns >= last_ns);
+            let moved_ns = now_ns - last_ns;
+            prop_assert!(moved_ns >= passed_ns - passed_ns / 10 - u64::from(passed_ns > 0));
+            let believed = matches!(event, Some(ClockEvent::LeapBelieved { .. }));
+            prop_assert!(believed || moved_ns <= passed_ns + passed_ns / 10 + 1);
+            (last_ms, last_ns) = (now_ms, now_ns);
+        }
+    }
+}

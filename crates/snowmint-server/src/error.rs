@@ -1,0 +1,134 @@
+//! What a caller is told when a request fails: one table of codes for every front end.
+
+use std::borrow::Cow;
+
+use serde_json::Value;
+use tonic::Code as GrpcCode;
+
+/// A stable error code. Its number is what an error event carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Code {
+    /// The request cannot be understood: malformed JSON, the wrong method, an unknown field.
+    InvalidRequest,
+    /// One value is out of its range or of the wrong form.
+    InvalidParameter,
+    /// There is nothing at that path.
+    NotFound,
+    /// The body or the headers are larger than the limits.
+    PayloadTooLarge,
+    /// A fault of ours; the log has more.
+    Internal,
+    /// The clock is behind what was already issued.
+    ClockRegression,
+    /// More IDs were asked for than there will be within the longest wait.
+    SequenceOverflow,
+    /// The node has no worker slot, or its window is used up and cannot be extended.
+    WorkerUnavailable,
+    /// The node is overloaded, slow, or about to stop.
+    ServiceUnavailable,
+}
+
+/// One row of the table: number, stable name, HTTP status, gRPC code.
+struct Row(u16, &'static str, u16, GrpcCode);
+
+impl Code {
+    /// Every code, in the order of their numbers.
+    pub const ALL: [Self; 9] = [
+        Self::InvalidRequest,
+        Self::InvalidParameter,
+        Self::NotFound,
+        Self::PayloadTooLarge,
+        Self::Internal,
+        Self::ClockRegression,
+        Self::SequenceOverflow,
+        Self::WorkerUnavailable,
+        Self::ServiceUnavailable,
+    ];
+
+    #[rustfmt::skip]
+    const fn row(self) -> Row {
+        match self {
+            Self::InvalidRequest     => Row(1000, "INVALID_REQUEST",     400, GrpcCode::InvalidArgument),
+            Self::InvalidParameter   => Row(1001, "INVALID_PARAMETER",   400, GrpcCode::InvalidArgument),
+            Self::NotFound           => Row(1004, "NOT_FOUND",           404, GrpcCode::NotFound),
+            Self::PayloadTooLarge    => Row(1005, "PAYLOAD_TOO_LARGE",   413, GrpcCode::OutOfRange),
+            Self::Internal           => Row(2000, "INTERNAL_ERROR",      500, GrpcCode::Internal),
+            Self::ClockRegression    => Row(3000, "CLOCK_REGRESSION",    503, GrpcCode::Unavailable),
+            Self::SequenceOverflow   => Row(3001, "SEQUENCE_OVERFLOW",   503, GrpcCode::ResourceExhausted),
+            Self::WorkerUnavailable  => Row(3002, "WORKER_UNAVAILABLE",  503, GrpcCode::Unavailable),
+            Self::ServiceUnavailable => Row(3004, "SERVICE_UNAVAILABLE", 503, GrpcCode::Unavailable),
+        }
+    }
+
+    /// The number an error event carries.
+    #[must_use]
+    pub const fn number(self) -> u16 {
+        self.row().0
+    }
+
+    /// The name that never changes, such as `INVALID_PARAMETER`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        self.row().1
+    }
+
+    /// The HTTP status.
+    #[must_use]
+    pub const fn http_status(self) -> u16 {
+        self.row().2
+    }
+
+    /// The gRPC code.
+    #[must_use]
+    pub const fn grpc_code(self) -> GrpcCode {
+        self.row().3
+    }
+}
+
+/// A failed request, as its caller is told of it.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    /// What kind of failure.
+    pub code: Code,
+    /// What was wrong, where, and what would be right.
+    pub message: Cow<'static, str>,
+    /// More of it, for programs.
+    pub details: Option<Value>,
+    /// After how many milliseconds asking again may help.
+    pub retry_after_ms: Option<u64>,
+}
+
+impl Error {
+    /// An error with a message and nothing else.
+    pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { code, message: message.into(), details: None, retry_after_ms: None }
+    }
+
+    /// A value that is out of range or of the wrong form; `parameter` goes into the details.
+    pub fn parameter(parameter: &str, message: impl Into<Cow<'static, str>>) -> Self {
+        let details = Some(serde_json::json!({ "parameter": parameter }));
+        Self { details, ..Self::new(Code::InvalidParameter, message) }
+    }
+
+    /// With the time after which asking again may help.
+    #[must_use]
+    pub fn retry_after_ms(mut self, ms: u64) -> Self {
+        self.retry_after_ms = Some(ms);
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::Code;
+
+    #[test]
+    fn numbers_and_names_are_unique() {
+        let numbers: HashSet<_> = Code::ALL.iter().map(|code| code.number()).collect();
+        let names: HashSet<_> = Code::ALL.iter().map(|code| code.name()).collect();
+        assert_eq!((numbers.len(), names.len()), (Code::ALL.len(), Code::ALL.len()));
+    }
+}

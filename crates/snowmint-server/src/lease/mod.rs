@@ -1,0 +1,292 @@
+//! Claims a slot, extends its window, loses it cleanly and takes another.
+
+mod allocation;
+mod holding;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use snowmint::{Claim, ClaimError, Generator, Layout, SequenceStart, Slot};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::ServingClock;
+use crate::metrics::Metrics;
+use crate::registry::{
+    self, Purpose, Registry, RegistryError, Retired, Revision, Snapshot, SwapError, WindowRecord, Worker,
+    timestamp,
+};
+pub use allocation::NoSlot;
+use allocation::{Choice, Wish};
+pub use holding::{Held, Holding};
+
+/// A window is extended when this share of it is used up, so that two extensions may fail before it ends.
+const EXTEND_AFTER_SHARE: u64 = 3;
+
+/// The pause before the registry is asked again after it failed, in milliseconds: the first and the longest.
+const RETRY_MS: u64 = 100;
+const RETRY_MS_MAX: u64 = 1_000;
+
+/// How often a slot is lost to another node in the race for it before the lease takes a pause.
+const RACES_MAX: u32 = 64;
+
+const DAY_MS: u64 = 86_400_000;
+
+/// What a lease needs to know. Times are in the unit their names end in.
+pub struct LeaseSettings {
+    /// The layout of the namespace.
+    pub layout: Layout,
+    /// Who this node is, and where.
+    pub worker: Worker,
+    /// In which datacenter it is.
+    pub datacenter: u16,
+    /// The worker it must be; otherwise any.
+    pub fixed_worker: Option<u16>,
+    /// How far ahead a window reaches.
+    pub window_ms: u64,
+    /// For how long a slot that was given back is kept for this node.
+    pub grace_s: u64,
+    /// Whether a slot that is kept for another node may be taken when nothing else is free.
+    pub reuse_cooling: bool,
+    /// How many days past the registry's newest window a clock is still believed.
+    pub idle_days_max: u64,
+    /// How far a millisecond's IDs count.
+    pub max_sequence: u32,
+    /// Where they start counting.
+    pub sequence_start: SequenceStart,
+}
+
+/// Keeps the node in possession of a slot.
+pub struct Lease {
+    registry: Arc<dyn Registry>,
+    clock: Arc<ServingClock>,
+    holding: Arc<Holding>,
+    metrics: Arc<Metrics>,
+    settings: LeaseSettings,
+}
+
+/// A slot while this node holds it.
+struct Tenure {
+    held: Arc<Held>,
+    revision: Revision,
+}
+
+/// Why no slot could be taken.
+#[derive(Debug, thiserror::Error)]
+enum TakeError {
+    #[error(transparent)]
+    NoSlot(#[from] NoSlot),
+    #[error("the registry cannot be read: {0}")]
+    Registry(#[from] RegistryError),
+    #[error("the slot's window cannot be asked for: {0}")]
+    Claim(#[from] ClaimError),
+    #[error("the slot could not be claimed: {0}")]
+    Swap(#[from] SwapError),
+    #[error(
+        "the clock says {now}, more than {days} days after the newest window in the registry ended ({newest}), \
+         and is taken for wrong: set it right, or raise clock.idle_days_max"
+    )]
+    ClockLeap { now: jiff::Timestamp, newest: jiff::Timestamp, days: u64 },
+}
+
+/// How holding a slot ended.
+enum End {
+    Stopped,
+    Lost(String),
+}
+
+impl Lease {
+    /// A lease that has nothing yet. `holding` is where requests find what it takes.
+    #[must_use]
+    pub fn new(
+        registry: Arc<dyn Registry>,
+        clock: Arc<ServingClock>,
+        holding: Arc<Holding>,
+        metrics: Arc<Metrics>,
+        settings: LeaseSettings,
+    ) -> Self {
+        Self { registry, clock, holding, metrics, settings }
+    }
+
+    /// Holds a slot until `stop`, then gives it back.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut retry_ms = RETRY_MS;
+        let mut last_problem = String::new();
+        while !stop.is_cancelled() {
+            match self.take().await {
+                Ok(tenure) => {
+                    (retry_ms, last_problem) = (RETRY_MS, String::new());
+                    let slot = tenure.held.generator.slot();
+                    match self.hold(tenure, &stop).await {
+                        End::Stopped => return,
+                        End::Lost(reason) => self.lose(slot, &reason).await,
+                    }
+                }
+                Err(problem) => {
+                    let problem = problem.to_string();
+                    if problem != last_problem {
+                        tracing::error!("no worker slot: {problem}");
+                        last_problem.clone_from(&problem);
+                    }
+                    self.holding.absent_because(problem);
+                    pause(retry_ms, &stop).await;
+                    retry_ms = (retry_ms * 2).min(RETRY_MS_MAX);
+                }
+            }
+        }
+    }
+
+    async fn take(&self) -> Result<Tenure, TakeError> {
+        let mut races = 0;
+        loop {
+            let snapshot = self.registry.snapshot().await.inspect_err(|error| {
+                self.holding.registry_failed(error.to_string());
+            })?;
+            let now_ms = self.clock.now_ms();
+            self.check_clock(&snapshot, now_ms)?;
+            let choice = allocation::choose(&snapshot, self.settings.layout, &self.wish(), now_ms)?;
+            let slot = choice.slot;
+            match self.claim(choice, now_ms).await {
+                Err(TakeError::Swap(SwapError::Conflict { .. })) if races < RACES_MAX => {
+                    self.registry.abandon(slot).await;
+                    races += 1;
+                }
+                Err(error) => {
+                    self.registry.abandon(slot).await;
+                    return Err(error);
+                }
+                taken => return taken,
+            }
+        }
+    }
+
+    fn wish(&self) -> Wish<'_> {
+        Wish {
+            datacenter: self.settings.datacenter,
+            worker: self.settings.fixed_worker,
+            node: &self.settings.worker.owner.node,
+            reuse_cooling: self.settings.reuse_cooling,
+        }
+    }
+
+    /// A clock years ahead would put a slot's ceiling where no right clock reaches it.
+    fn check_clock(&self, snapshot: &Snapshot, now_ms: u64) -> Result<(), TakeError> {
+        let newest = snapshot.slots.values().filter_map(|state| state.window.as_ref());
+        let Some(newest) = newest.map(|(record, _)| record.ceiling_time).max() else {
+            return Ok(());
+        };
+        let days = self.settings.idle_days_max;
+        let latest_ms = newest.as_millisecond().saturating_add_unsigned(days.saturating_mul(DAY_MS));
+        if i64::try_from(now_ms).is_ok_and(|now_ms| now_ms <= latest_ms) {
+            return Ok(());
+        }
+        Err(TakeError::ClockLeap { now: timestamp(now_ms), newest, days })
+    }
+
+    async fn claim(&self, choice: Choice, now_ms: u64) -> Result<Tenure, TakeError> {
+        let Choice { slot, floor, revision } = choice;
+        let claim = Claim::new(self.settings.layout, slot, floor, now_ms, self.settings.window_ms)?;
+        let purpose = Purpose::Take { expected: revision, worker: &self.settings.worker };
+        let record = self.record(&claim);
+        let (window, revision) = registry::grant(&*self.registry, claim, &record, purpose).await?;
+        tracing::info!(
+            slot = %slot,
+            floor = %timestamp(window.floor_ms()),
+            ceiling = %timestamp(window.ceiling_ms()),
+            "worker slot taken"
+        );
+        let generator = Generator::new(window, self.settings.sequence_start);
+        generator.set_max_sequence(self.settings.max_sequence);
+        let held = Arc::new(Held { generator, metrics: self.metrics.slot(slot) });
+        self.holding.take(Arc::clone(&held));
+        Ok(Tenure { held, revision })
+    }
+
+    fn record(&self, claim: &Claim) -> WindowRecord {
+        WindowRecord::new(self.settings.worker.owner.clone(), claim.ceiling(), self.settings.layout)
+    }
+
+    async fn hold(&self, mut tenure: Tenure, stop: &CancellationToken) -> End {
+        let regular_ms = (self.settings.window_ms / EXTEND_AFTER_SHARE).max(1);
+        let mut wait_ms = regular_ms;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => {
+                    self.retire(tenure).await;
+                    return End::Stopped;
+                }
+                () = self.holding.extension_asked_for() => {}
+                () = tokio::time::sleep(Duration::from_millis(wait_ms)) => {}
+            }
+            wait_ms = match self.extend(&mut tenure).await {
+                Ok(()) => regular_ms,
+                Err(TakeError::Swap(SwapError::Conflict { holder })) => {
+                    let by = holder.map(|holder| format!(" by {holder}")).unwrap_or_default();
+                    return End::Lost(format!("the slot was taken over{by}"));
+                }
+                Err(problem) => {
+                    let problem = problem.to_string();
+                    if self.holding.registry_answers() {
+                        tracing::warn!("the window cannot be extended: {problem}");
+                    }
+                    self.holding.registry_failed(problem);
+                    regular_ms.min(RETRY_MS_MAX)
+                }
+            };
+        }
+    }
+
+    /// Moves the ceiling on, unless most of the window is still ahead.
+    async fn extend(&self, tenure: &mut Tenure) -> Result<(), TakeError> {
+        let generator = &tenure.held.generator;
+        let (layout, window_ms, now_ms) =
+            (self.settings.layout, self.settings.window_ms, self.clock.now_ms());
+        let left_ms = generator.ceiling().time_ms(layout).saturating_sub(now_ms);
+        if left_ms > window_ms - window_ms / EXTEND_AFTER_SHARE / 2 {
+            return Ok(());
+        }
+        let claim = Claim::new(layout, generator.slot(), Some(generator.ceiling()), now_ms, window_ms)?;
+        let purpose = Purpose::Hold { expected: tenure.revision };
+        let record = self.record(&claim);
+        let (window, revision) = registry::grant(&*self.registry, claim, &record, purpose).await?;
+        generator.extend(window).expect("the claim was made from this generator's slot and ceiling");
+        tenure.revision = revision;
+        if !self.holding.registry_answers() {
+            tracing::info!(slot = %generator.slot(), "the registry answers again");
+        }
+        self.holding.extended();
+        Ok(())
+    }
+
+    async fn lose(&self, slot: Slot, reason: &str) {
+        tracing::error!(%slot, "worker slot lost: {reason}");
+        self.holding.drop_slot(format!("{reason}; another is being claimed"));
+        self.metrics.slot_lost(slot);
+        self.registry.abandon(slot).await;
+    }
+
+    /// Gives the slot back, after the generator is dropped, so that `last_id` is the last.
+    async fn retire(&self, tenure: Tenure) {
+        let slot = tenure.held.generator.slot();
+        self.holding.drop_slot("the node is stopping".to_owned());
+        self.metrics.slot_lost(slot);
+        let now_ms = self.clock.now_ms();
+        let retired = Retired {
+            retired_at: timestamp(now_ms),
+            last_id: tenure.held.generator.last_id(),
+            reuse_after: timestamp(now_ms.saturating_add(self.settings.grace_s.saturating_mul(1_000))),
+            node: self.settings.worker.owner.node.clone(),
+        };
+        match self.registry.retire(slot, tenure.revision, &retired).await {
+            Ok(()) => tracing::info!(%slot, "worker slot given back"),
+            // It comes free by itself, with the process or its lease.
+            Err(error) => tracing::warn!(%slot, "the worker slot could not be given back: {error}"),
+        }
+    }
+}
+
+async fn pause(ms: u64, stop: &CancellationToken) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = tokio::time::sleep(Duration::from_millis(ms)) => {}
+    }
+}

@@ -1,0 +1,462 @@
+//! Answers requests for IDs: at once where it can, in arrival order where a millisecond has to pass.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use snowmint::{Generator, Id, IdRange, Layout, Refusal};
+use tokio::sync::Mutex;
+
+use crate::clock::ServingClock;
+use crate::error::{Code, Error};
+use crate::lease::{Held, Holding};
+use crate::metrics::Metrics;
+
+/// The most IDs one batch has, where every ID is written out.
+pub const BATCH_IDS_MAX: u32 = 10_000;
+
+/// The most IDs one call for ranges gives.
+pub const RANGE_IDS_MAX: u32 = 1_000_000;
+
+/// How long a request waits for a window that has just closed while the registry answers, in milliseconds:
+/// after a pause or a step of the clock the lease extends it within a few.
+const EXTENSION_WAIT_MS: u64 = 100;
+
+/// What asking again may wait for where no slot is held, in milliseconds.
+const RETRY_AFTER_MS: u64 = 1_000;
+
+/// The rate in `/health` is that of this many seconds.
+const RATE_SECONDS: usize = 5;
+
+/// Why a request got no IDs.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The node holds no slot.
+    #[error("this node cannot mint: {0}")]
+    NoSlot(String),
+    /// The window is used up and the registry does not extend it.
+    #[error("this node cannot mint: its window has ended{}", .registry.as_ref().map(|e| format!(" and {e}")).unwrap_or_default())]
+    WindowClosed {
+        /// What the registry says, if anything.
+        registry: Option<String>,
+    },
+    /// The clock has to catch up with what was already issued.
+    #[error("the clock is {behind_ms} ms behind what may already have been issued")]
+    ClockBehind {
+        /// By how much.
+        behind_ms: u64,
+    },
+    /// There will not be enough IDs within the longest wait.
+    #[error("{wanted} IDs cannot be given within {wait_ms_max} ms, {ahead} are waited for already")]
+    Overflow {
+        /// How many were asked for.
+        wanted: u32,
+        /// How many the requests before it wait for.
+        ahead: u64,
+        /// The longest wait.
+        wait_ms_max: u64,
+    },
+}
+
+impl Refused {
+    fn code(&self) -> Code {
+        match self {
+            Self::NoSlot(_) | Self::WindowClosed { .. } => Code::WorkerUnavailable,
+            Self::ClockBehind { .. } => Code::ClockRegression,
+            Self::Overflow { .. } => Code::SequenceOverflow,
+        }
+    }
+}
+
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Self {
+        let retry_after_ms = match refused {
+            Refused::NoSlot(_) | Refused::WindowClosed { .. } => RETRY_AFTER_MS,
+            Refused::ClockBehind { behind_ms } => behind_ms,
+            Refused::Overflow { wait_ms_max, .. } => wait_ms_max,
+        };
+        Self::new(refused.code(), refused.to_string()).retry_after_ms(retry_after_ms)
+    }
+}
+
+/// The service behind every front end.
+pub struct Service {
+    clock: Arc<ServingClock>,
+    holding: Arc<Holding>,
+    metrics: Arc<Metrics>,
+    layout: Layout,
+    wait_ms_max: u64,
+    /// Whose turn it is. A fair lock: waiters get it in the order they came.
+    turn: Mutex<()>,
+    /// How many IDs the waiting requests still want. While it is not 0, nobody overtakes them.
+    ids_waited_for: AtomicU64,
+    started: Instant,
+    overflows: AtomicU64,
+    rate: std::sync::Mutex<Rate>,
+}
+
+impl Service {
+    /// A service that mints with what `holding` holds and lets no request wait longer than `wait_ms_max`.
+    #[must_use]
+    pub fn new(
+        clock: Arc<ServingClock>,
+        holding: Arc<Holding>,
+        metrics: Arc<Metrics>,
+        layout: Layout,
+        wait_ms_max: u64,
+    ) -> Self {
+        Self {
+            clock,
+            holding,
+            metrics,
+            layout,
+            wait_ms_max,
+            turn: Mutex::new(()),
+            ids_waited_for: AtomicU64::new(0),
+            started: Instant::now(),
+            overflows: AtomicU64::new(0),
+            rate: std::sync::Mutex::default(),
+        }
+    }
+
+    /// The layout of its IDs.
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// The serving clock, in Unix milliseconds.
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
+        self.clock.now_ms()
+    }
+
+    /// One ID.
+    pub async fn id(&self) -> Result<Id, Refused> {
+        let arrived = Instant::now();
+        if let Some(range) = self.mint_now(1, arrived) {
+            return Ok(range.first());
+        }
+        let ranges = self.wait_for(1, Vec::new(), arrived).await?;
+        Ok(ranges[0].first())
+    }
+
+    /// `count` IDs (at least 1) as runs of consecutive ones, in order: all or none.
+    pub async fn ranges(&self, count: u32) -> Result<Vec<IdRange>, Refused> {
+        let arrived = Instant::now();
+        match self.mint_now(count, arrived) {
+            Some(range) if range.count() == count => Ok(vec![range]),
+            some => self.wait_for(count, some.into_iter().collect(), arrived).await,
+        }
+    }
+
+    /// The hot path: no lock, no await, no allocation. Where it gives fewer than wanted, or nothing, the
+    /// rest has to be waited for.
+    #[inline]
+    fn mint_now(&self, wanted: u32, arrived: Instant) -> Option<IdRange> {
+        if self.ids_waited_for.load(Ordering::Relaxed) > 0 {
+            return None;
+        }
+        let held = self.holding.load();
+        let held = held.as_ref()?;
+        let range = held.generator.mint(self.clock.now_ms(), wanted).ok()?;
+        if range.count() == wanted {
+            held.metrics.record(wanted, arrived);
+        }
+        Some(range)
+    }
+
+    /// Waits, in arrival order, until there are `count` IDs, `taken` being the first of them.
+    async fn wait_for(
+        &self,
+        count: u32,
+        taken: Vec<IdRange>,
+        arrived: Instant,
+    ) -> Result<Vec<IdRange>, Refused> {
+        let arrived_ms = self.clock.now_ms();
+        let result = self.wait_in_line(count, taken, arrived_ms).await;
+        if result.is_ok()
+            && let Some(held) = self.holding.load().as_ref()
+        {
+            held.metrics.record(count, arrived);
+        }
+        result
+    }
+
+    async fn wait_in_line(
+        &self,
+        count: u32,
+        mut taken: Vec<IdRange>,
+        arrived_ms: u64,
+    ) -> Result<Vec<IdRange>, Refused> {
+        if self.holding.load().is_none() {
+            return Err(Refused::NoSlot(self.holding.absence()));
+        }
+        let mut missing = count - taken.iter().map(IdRange::count).sum::<u32>();
+        let place = self.line_up(missing, count)?;
+        let deadline_ms = arrived_ms + self.wait_ms_max;
+        let patience = Duration::from_millis(self.wait_ms_max);
+        let Ok(_turn) = tokio::time::timeout(patience, self.turn.lock()).await else {
+            return Err(self.overflow(count, place.ahead));
+        };
+        let mut extensions = self.holding.changes();
+        let (mut overflowed, mut extension_waited) = (false, false);
+        while missing > 0 {
+            match self.mint_since(arrived_ms, missing) {
+                Ok(range) => {
+                    missing -= range.count();
+                    taken.push(range);
+                }
+                Err(Step::Refuse(refused)) => return Err(refused),
+                Err(Step::AwaitExtension(refused)) if extension_waited => return Err(refused),
+                Err(Step::AwaitExtension(_)) => {
+                    extension_waited = true;
+                    self.holding.ask_for_extension();
+                    let wait = Duration::from_millis(EXTENSION_WAIT_MS);
+                    // Late or not, the next look at the window decides.
+                    let _ = tokio::time::timeout(wait, extensions.changed()).await;
+                }
+                Err(Step::Sleep { until_ms }) => {
+                    let now_ms = self.clock.now_ms();
+                    if !std::mem::replace(&mut overflowed, true) {
+                        self.count_overflow();
+                    }
+                    if until_ms > deadline_ms {
+                        return Err(self.too_late(count, place.ahead, until_ms, now_ms));
+                    }
+                    self.sleep_for_ids(until_ms, deadline_ms, now_ms, missing).await;
+                }
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Joins the line, or is told at once that it is too long.
+    fn line_up(&self, missing: u32, count: u32) -> Result<Place<'_>, Refused> {
+        let ahead = self.ids_waited_for.fetch_add(missing.into(), Ordering::Relaxed);
+        let place = Place { line: &self.ids_waited_for, missing, ahead };
+        if (ahead + u64::from(missing)) / self.ids_per_ms() > self.wait_ms_max {
+            return Err(self.overflow(count, ahead));
+        }
+        Ok(place)
+    }
+
+    /// Takes what there is, from the first millisecond since the request arrived that has something left.
+    fn mint_since(&self, arrived_ms: u64, missing: u32) -> Result<IdRange, Step> {
+        let held = self.holding.load();
+        let Some(held) = held.as_ref() else {
+            return Err(Step::Refuse(Refused::NoSlot(self.holding.absence())));
+        };
+        held.generator.mint_since(arrived_ms, self.clock.now_ms(), missing).map_err(|refusal| match refusal {
+            Refusal::Wait { until_ms } | Refusal::ClockBehind { until_ms } => Step::Sleep { until_ms },
+            Refusal::WindowClosed { .. } => {
+                let refused = Refused::WindowClosed { registry: self.holding.registry_error() };
+                if self.holding.registry_answers() {
+                    Step::AwaitExtension(refused)
+                } else {
+                    Step::Refuse(refused)
+                }
+            }
+        })
+    }
+
+    /// Sleeps until the missing IDs should all be there: milliseconds that pass meanwhile are not lost.
+    async fn sleep_for_ids(&self, until_ms: u64, deadline_ms: u64, now_ms: u64, missing: u32) {
+        let more_ms = u64::from(missing.saturating_sub(1)) / self.ids_per_ms();
+        let wake_ms = (until_ms + more_ms).min(deadline_ms).max(now_ms);
+        let left_ns = (wake_ms * 1_000_000).saturating_sub(self.clock.now_ns());
+        tokio::time::sleep(Duration::from_nanos(left_ns)).await;
+    }
+
+    fn count_overflow(&self) {
+        self.overflows.fetch_add(1, Ordering::Relaxed);
+        if let Some(held) = self.holding.load().as_ref() {
+            held.metrics.overflows.inc();
+        }
+    }
+
+    fn ids_per_ms(&self) -> u64 {
+        let held = self.holding.load();
+        let max_sequence =
+            held.as_ref().map_or(self.layout.split().max_sequence(), |h| h.generator.max_sequence());
+        u64::from(max_sequence) + 1
+    }
+
+    fn too_late(&self, wanted: u32, ahead: u64, until_ms: u64, now_ms: u64) -> Refused {
+        match until_ms.saturating_sub(now_ms) {
+            behind_ms if behind_ms > 1 => Refused::ClockBehind { behind_ms },
+            _ => self.overflow(wanted, ahead),
+        }
+    }
+
+    fn overflow(&self, wanted: u32, ahead: u64) -> Refused {
+        Refused::Overflow { wanted, ahead, wait_ms_max: self.wait_ms_max }
+    }
+
+    /// Why the node may not mint now, or `None` if it may.
+    #[must_use]
+    pub fn unready(&self) -> Option<Refused> {
+        let held = self.holding.load();
+        let Some(Held { generator, .. }) = held.as_deref() else {
+            return Some(Refused::NoSlot(self.holding.absence()));
+        };
+        let now_ms = self.clock.now_ms();
+        if now_ms >= generator.ceiling().time_ms(self.layout) {
+            return Some(Refused::WindowClosed { registry: self.holding.registry_error() });
+        }
+        // One millisecond ahead is a full millisecond, which is no reason to be taken out of service.
+        let behind_ms = generator.opens_ms().saturating_sub(now_ms);
+        (behind_ms > 1).then_some(Refused::ClockBehind { behind_ms })
+    }
+
+    /// What `/health` says.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        let held = self.holding.load();
+        let held = held.as_deref();
+        let generator = held.map(|held| &held.generator);
+        let slot = generator.map(Generator::slot);
+        let clock = self.clock.status();
+        let registry_error = self.holding.registry_error();
+        let unready = self.unready();
+        let mut reasons: Vec<String> = unready.iter().map(ToString::to_string).collect();
+        reasons.extend(registry_error.iter().filter(|_| unready.is_none()).map(|e| format!("registry: {e}")));
+        let status = match (&unready, reasons.is_empty()) {
+            (Some(_), _) => "unhealthy",
+            (None, false) => "degraded",
+            (None, true) => "healthy",
+        };
+        Health {
+            status,
+            reasons,
+            datacenter_id: slot.map(|slot| slot.datacenter),
+            worker_id: slot.map(|slot| slot.worker),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            ids_generated: self.metrics.issued_total(),
+            ids_per_second: self.rate.lock().map_or(0.0, |rate| rate.per_second()),
+            clock_drift_ms: clock.offset_ms,
+            ntp_synchronized: None,
+            last_id: generator.and_then(Generator::last_id),
+            sequence_overflows: self.overflows.load(Ordering::Relaxed),
+            window_left_ms: generator
+                .map_or(0, |g| g.ceiling().time_ms(self.layout).saturating_sub(self.now_ms())),
+            registry: RegistryHealth {
+                status: if registry_error.is_none() { "available" } else { "unavailable" },
+                error: registry_error,
+            },
+        }
+    }
+
+    /// The metrics, with those brought up to date that are states and not counts.
+    #[must_use]
+    pub fn render_metrics(&self) -> Vec<u8> {
+        if let Some(held) = self.holding.load().as_deref() {
+            let ceiling_ms = held.generator.ceiling().time_ms(self.layout);
+            let left_ms = ceiling_ms.saturating_sub(self.now_ms());
+            held.metrics.window_left.set(Duration::from_millis(left_ms).as_secs_f64());
+        }
+        self.metrics.clock_drift.set(self.clock.status().offset_ms);
+        self.metrics.render()
+    }
+
+    /// To be called by a front end for each request it answers with an error, whoever found it.
+    pub fn failed(&self, code: Code) {
+        self.metrics.failed(code);
+    }
+
+    /// To be called once a second: keeps the rate that `/health` tells.
+    pub fn tick_rate(&self) {
+        if let Ok(mut rate) = self.rate.lock() {
+            rate.push(self.metrics.issued_total());
+        }
+    }
+}
+
+/// A request's place in the line, given up when it is dropped, however the request ends.
+struct Place<'a> {
+    line: &'a AtomicU64,
+    missing: u32,
+    /// How many IDs those before it wanted.
+    ahead: u64,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.line.fetch_sub(self.missing.into(), Ordering::Relaxed);
+    }
+}
+
+/// What a request at the head of the line does when it gets nothing.
+enum Step {
+    Sleep { until_ms: u64 },
+    AwaitExtension(Refused),
+    Refuse(Refused),
+}
+
+/// The total of IDs, second by second.
+#[derive(Default)]
+struct Rate {
+    totals: std::collections::VecDeque<u64>,
+}
+
+impl Rate {
+    fn push(&mut self, total: u64) {
+        self.totals.push_back(total);
+        while self.totals.len() > RATE_SECONDS + 1 {
+            self.totals.pop_front();
+        }
+    }
+
+    fn per_second(&self) -> f64 {
+        match (self.totals.front(), self.totals.back(), self.totals.len()) {
+            (Some(first), Some(last), length @ 2..) => {
+                #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+                let rate = (last - first) as f64 / (length - 1) as f64;
+                rate
+            }
+            _ => 0.0,
+        }
+    }
+}
+
+/// How the node is, as `/health` tells it.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct Health {
+    /// `healthy`, `degraded` (it mints, but something is wrong) or `unhealthy` (it does not mint).
+    pub status: &'static str,
+    /// What is wrong, if anything.
+    pub reasons: Vec<String>,
+    /// The datacenter of the slot, while one is held.
+    pub datacenter_id: Option<u16>,
+    /// The worker of the slot, while one is held.
+    pub worker_id: Option<u16>,
+    /// Since the process started.
+    pub uptime_seconds: u64,
+    /// Since the process started.
+    pub ids_generated: u64,
+    /// Over the last five seconds.
+    pub ids_per_second: f64,
+    /// The wall clock less the serving clock.
+    pub clock_drift_ms: f64,
+    /// Whether NTP agrees; `null` where no NTP server is asked.
+    pub ntp_synchronized: Option<bool>,
+    /// The highest ID issued from the slot.
+    #[schema(value_type = Option<u64>)]
+    pub last_id: Option<Id>,
+    /// How many requests had to wait for a millisecond.
+    pub sequence_overflows: u64,
+    /// Until the durable window ends.
+    pub window_left_ms: u64,
+    /// How the registry is.
+    pub registry: RegistryHealth,
+}
+
+/// How the registry is.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct RegistryHealth {
+    /// `available` or `unavailable`.
+    pub status: &'static str,
+    /// What went wrong at the last call, if something did.
+    pub error: Option<String>,
+}

@@ -1,0 +1,123 @@
+//! A server under load: started, asked, and watched through `/proc`.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// Short beside the 200 ms in which a first ID is wanted.
+const START_POLL: Duration = Duration::from_millis(1);
+
+/// A process that listens at an address, and is killed when it is dropped.
+pub(crate) struct Server {
+    child: Child,
+    address: SocketAddr,
+    /// From its start until `path` was first answered with 200.
+    pub(crate) first_answer: Duration,
+}
+
+impl Server {
+    /// Starts `command`, which is to listen at `address`, and waits until it answers `path` with 200.
+    pub(crate) fn start(
+        command: &[String],
+        environment: &[(&str, &str)],
+        address: SocketAddr,
+        path: &str,
+    ) -> Result<Self> {
+        let (program, arguments) = command.split_first().context("a command has a program")?;
+        let started = Instant::now();
+        let child = Command::new(program)
+            .args(arguments)
+            .envs(environment.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .with_context(|| format!("starting {}", command.join(" ")))?;
+        let mut server = Self { child, address, first_answer: Duration::ZERO };
+        loop {
+            if server.get(path).is_ok() {
+                server.first_answer = started.elapsed();
+                return Ok(server);
+            }
+            if let Some(status) = server.child.try_wait()? {
+                bail!("{} ended before it answered: {status}", command.join(" "));
+            }
+            if started.elapsed() > START_TIMEOUT {
+                bail!("{} did not answer {path} within {} s", command.join(" "), START_TIMEOUT.as_secs());
+            }
+            #[expect(clippy::disallowed_methods, reason = "there is no runtime here, and no other thread")]
+            thread::sleep(START_POLL);
+        }
+    }
+
+    /// Its address as the start of a URL.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Its answer to a GET, on a connection of its own. Anything but 200 is an error.
+    pub(crate) fn get(&self, path: &str) -> Result<Answer> {
+        let mut stream = TcpStream::connect_timeout(&self.address, ANSWER_TIMEOUT)?;
+        stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", self.address)?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Answer::parse(&text)
+    }
+
+    /// The processor time it has used so far, in microseconds; `clock_ticks_hz` is how it is counted.
+    pub(crate) fn processor_us(&self, clock_ticks_hz: u64) -> Result<u64> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // The name before the parenthesis may have spaces; behind it, the 12th and 13th are utime and stime.
+        let (_, fields) = stat.rsplit_once(')').context("/proc/PID/stat has no name")?;
+        let ticks =
+            fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+        Ok(ticks * 1_000_000 / clock_ticks_hz)
+    }
+
+    /// How much of it is in memory, in KiB.
+    pub(crate) fn resident_kib(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        Ok(line.trim().trim_end_matches(" kB").parse()?)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself, and then there is nothing to kill.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// An address that nothing listened at a moment ago.
+pub(crate) fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}
+
+/// An answer of 200.
+pub(crate) struct Answer {
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    fn parse(text: &str) -> Result<Self> {
+        let (head, body) = text.split_once("\r\n\r\n").context("the answer has no end of headers")?;
+        let mut lines = head.lines();
+        let status = lines.next().unwrap_or_default();
+        ensure!(status.starts_with("HTTP/1.1 200"), "the answer is {status}: {body}");
+        let headers = lines
+            .filter_map(|line| line.split_once(": "))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+            .collect();
+        Ok(Self { headers, body: body.to_owned() })
+    }
+}

@@ -1,0 +1,31 @@
+//! `cargo xtask bench`.
+
+pub(crate) mod core;
+pub(crate) mod http;
+mod http_server;
+
+use anyhow::{Context, Result};
+use xshell::{Shell, cmd};
+
+/// What is measured.
+#[derive(clap::Subcommand)]
+pub(crate) enum Bench {
+    /// The generator: what an ID costs beside `ferroid`'s, and how near it comes to the format's limit.
+    Core,
+    /// The server, beside a bare hyper server that returns a constant.
+    Http(http::Options),
+}
+
+/// What runs a program on one core alone: nothing where there is only one, or no `taskset`.
+fn pin(core: usize) -> Result<Vec<String>> {
+    let cores = std::thread::available_parallelism().context("counting the cores")?.get();
+    let pinned = cores >= 2 && crate::tools::on_path("taskset").is_some();
+    Ok(if pinned { vec!["taskset".into(), "--cpu-list".into(), core.to_string()] } else { Vec::new() })
+}
+
+/// The text of a command's answer, run on one core.
+fn read_pinned(shell: &Shell, core: usize, command: &[String]) -> Result<String> {
+    let whole = [pin(core)?.as_slice(), command].concat();
+    let (program, arguments) = whole.split_first().context("a command has a program")?;
+    Ok(cmd!(shell, "{program} {arguments...}").quiet().read()?)
+}
