@@ -19,7 +19,7 @@ use super::proto::{
     ParseIdRequest, ParseIdResponse,
 };
 use crate::api::request::{self, Origin};
-use crate::api::request_id::{RequestIds, X_REQUEST_ID};
+use crate::api::request_id::RequestIds;
 use crate::error::{Code, Error};
 use crate::service::{BATCH_IDS_MAX, RANGE_IDS_MAX, Service};
 
