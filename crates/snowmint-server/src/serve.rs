@@ -293,20 +293,21 @@ async fn announce(
         }
     };
     tokio::pin!(slot);
+    let shown = |address: Option<SocketAddr>| address.map_or("off".to_owned(), |a| a.to_string());
+    let (http, grpc) = (shown(addresses.http), shown(addresses.grpc));
     let slot = tokio::select! {
         () = stop.cancelled() => return,
         slot = &mut slot => slot,
         () = tokio::time::sleep(Duration::from_millis(SLOT_WAIT_MS)) => {
-            tracing::warn!("serving, and refusing requests for IDs until there is a worker slot");
+            tracing::warn!(%http, %grpc, "serving, and refusing requests for IDs until there is a worker slot");
             tokio::select! { () = stop.cancelled() => return, slot = slot => slot }
         }
     };
-    let shown = |address: Option<SocketAddr>| address.map_or("off".to_owned(), |a| a.to_string());
     let curl = addresses.http.map(|at| format!("curl http://{}/api/v1/id", reachable(at)));
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
-        http = %shown(addresses.http),
-        grpc = %shown(addresses.grpc),
+        %http,
+        %grpc,
         %slot,
         registry = %format_args!("{} in {}", config.registry, config.data_dir.display()),
         layout = %format_args!("{} from {} to {}", layout.split(), timestamp(layout.epoch_ms()), timestamp(layout.end_ms())),
