@@ -18,8 +18,7 @@ async fn two_processes_on_one_slot_are_found() {
     let directories = [TempDir::new().unwrap(), TempDir::new().unwrap()];
     let (mut nodes, mut loads) = (Vec::new(), Vec::new());
     for directory in &directories {
-        let broken = Serve::new(directory.path()).set("worker", "5").set("id.sequence_start", "zero");
-        nodes.push(broken.start().await);
+        nodes.push(Serve::new(directory.path()).set("worker", "5").start().await);
     }
     for node in &nodes {
         loads.push(Load::on(node.address(), 2));

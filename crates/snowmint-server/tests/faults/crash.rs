@@ -18,7 +18,7 @@ const FIRST_ID: Duration = Duration::from_secs(2);
 
 /// Answers in one life. Four clients get at most 2000 a second, so that a life is longer than 10 s / 32: a
 /// window of each of the 32 slots, in turn, is over when its turn comes again.
-const ANSWERS_A_LIFE: usize = 800;
+const ANSWERS_A_LIFE: usize = 640;
 
 /// Invariants 1 and 3: a killed node's window is never entered by its successor. A restart serves within 2 s,
 /// from another slot while its own window lies ahead.

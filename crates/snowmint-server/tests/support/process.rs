@@ -55,7 +55,8 @@ impl Serve {
             }
         }
         command.args(["serve", "--data-dir"]).arg(data_dir);
-        Self { command }
+        // Two nodes that mint on one slot in one millisecond then always give the same ID.
+        Self { command }.set("id.sequence_start", "zero")
     }
 
     /// With a value for a key of the configuration.
