@@ -1,13 +1,12 @@
 //! The composition root: the only module that names concrete parts, and puts them together.
 
-use std::io;
+use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
-use snowmint::Layout;
+use snowmint::{Layout, Slot};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
@@ -104,7 +103,7 @@ pub async fn serve(config: &Config, stop: CancellationToken) -> Result<(), Serve
         layout,
         config.limits.wait_ms,
     ));
-    let settings = lease_settings(config, layout, &namespace, listeners.advertised());
+    let settings = lease_settings(config, layout, &namespace, listeners.advertised(), clock.now_ms());
     let lease = Lease::new(
         Arc::clone(&registry),
         Arc::clone(&clock),
@@ -174,6 +173,7 @@ fn lease_settings(
     layout: Layout,
     namespace: &Namespace,
     advertised: Option<SocketAddr>,
+    now_ms: u64,
 ) -> LeaseSettings {
     let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let node = config.node_name.clone().unwrap_or_else(|| hostname.clone());
@@ -183,7 +183,7 @@ fn lease_settings(
             hostname,
             ip: advertised.map(|address| address.ip().to_string()).unwrap_or_default(),
             port: advertised.map_or(0, |address| address.port()),
-            started_at: Timestamp::now(),
+            started_at: timestamp(now_ms),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             owner: Owner { node, instance: Uuid::new_v4() },
         },
@@ -274,6 +274,14 @@ struct Addresses {
     grpc: Option<SocketAddr>,
 }
 
+impl Addresses {
+    /// REST's and gRPC's, to be read by people.
+    fn shown(self) -> (String, String) {
+        let shown = |address: Option<SocketAddr>| address.map_or("off".to_owned(), |at| at.to_string());
+        (shown(self.http), shown(self.grpc))
+    }
+}
+
 /// Says what is served, where and from which slot, as soon as there is one.
 async fn announce(
     config: Config,
@@ -293,8 +301,7 @@ async fn announce(
         }
     };
     tokio::pin!(slot);
-    let shown = |address: Option<SocketAddr>| address.map_or("off".to_owned(), |a| a.to_string());
-    let (http, grpc) = (shown(addresses.http), shown(addresses.grpc));
+    let (http, grpc) = addresses.shown();
     let slot = tokio::select! {
         () = stop.cancelled() => return,
         slot = &mut slot => slot,
@@ -303,16 +310,37 @@ async fn announce(
             tokio::select! { () = stop.cancelled() => return, slot = slot => slot }
         }
     };
-    let curl = addresses.http.map(|at| format!("curl http://{}/api/v1/id", reachable(at)));
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        %http,
-        %grpc,
-        %slot,
-        registry = %format_args!("{} in {}", config.registry, config.data_dir.display()),
-        layout = %format_args!("{} from {} to {}", layout.split(), timestamp(layout.epoch_ms()), timestamp(layout.end_ms())),
-        "serving{}", curl.map(|curl| format!(", try: {curl}")).unwrap_or_default()
-    );
+    let registry = format!("{} in {}", config.registry, config.data_dir.display());
+    Greeting { addresses, slot, registry, layout }.give(log::is_json(&config.log));
+}
+
+/// What is served, where, from which slot, and one line to try.
+struct Greeting {
+    addresses: Addresses,
+    slot: Slot,
+    registry: String,
+    layout: Layout,
+}
+
+impl Greeting {
+    fn give(&self, json: bool) {
+        let (http, grpc) = self.addresses.shown();
+        let (slot, registry, version) = (self.slot, &self.registry, env!("CARGO_PKG_VERSION"));
+        let (epoch, end) = (timestamp(self.layout.epoch_ms()), timestamp(self.layout.end_ms()));
+        let layout = format!("{} bits, from {epoch} until {end}", self.layout.split());
+        let curl = self.addresses.http.map(|at| format!("curl http://{}/api/v1/id", reachable(at)));
+        let curl = curl.unwrap_or_default();
+        if json {
+            tracing::info!(version, http, grpc, %slot, registry, layout, r#try = curl, "serving");
+            return;
+        }
+        let greeting = format!(
+            "\n  snowmint {version}\n\n  REST      {http}\n  gRPC      {grpc}\n  slot      {slot}\n  \
+             registry  {registry}\n  layout    {layout}\n\n  {curl}\n\n"
+        );
+        // A standard error that is gone keeps nobody from being served.
+        let _ = io::stderr().write_all(greeting.as_bytes());
+    }
 }
 
 /// An address a client on this machine can use for a listener.

@@ -209,7 +209,7 @@ impl Layout {
     /// The first Unix millisecond for which this layout has no timestamp left.
     ///
     /// ```
-    /// // 2090-09-06T15:47:35.552Z
+    /// // 2090-09-07T15:47:35.552Z
     /// assert_eq!(snowmint::Layout::default().end_ms(), 3_808_482_455_552);
     /// ```
     #[must_use]

@@ -128,7 +128,7 @@ impl Node {
 
     /// Waits until it serves, with a slot.
     pub async fn serving(&mut self) {
-        self.listening("\"message\":\"serving, try").await;
+        self.listening("\"message\":\"serving\"").await;
     }
 
     /// Waits until it serves and says that it has no slot.
