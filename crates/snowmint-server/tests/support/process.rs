@@ -56,7 +56,7 @@ impl Serve {
         }
         command.args(["serve", "--data-dir"]).arg(data_dir);
         // Two nodes that mint on one slot in one millisecond then always give the same ID.
-        Self { command }.set("id.sequence_start", "zero")
+        Self { command }.set("id.sequence_start", "zero").env("RUST_BACKTRACE", "0")
     }
 
     /// With a value for a key of the configuration.
