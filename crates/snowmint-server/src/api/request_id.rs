@@ -5,8 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use uuid::Uuid;
 
-/// The header, and the gRPC metadata key.
-pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The gRPC metadata key.
+pub(super) const KEY: &str = "x-request-id";
+
+/// The header.
+pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static(KEY);
 
 /// The longest ID that is taken from a caller, in bytes.
 const BYTES_MAX: usize = 128;

@@ -19,7 +19,7 @@ use super::proto::{
     ParseIdRequest, ParseIdResponse,
 };
 use crate::api::request::{self, Origin};
-use crate::api::request_id::RequestIds;
+use crate::api::request_id::{self, RequestIds};
 use crate::error::{Code, Error};
 use crate::service::{BATCH_IDS_MAX, RANGE_IDS_MAX, Service};
 
@@ -76,7 +76,7 @@ impl Calls {
     fn echo_request_id(&self, asked: &MetadataMap, answered: &mut MetadataMap) {
         let request_id = self.request_ids.of(asked.as_ref());
         if let Ok(value) = request_id.as_bytes().try_into() {
-            answered.insert("x-request-id", value);
+            answered.insert(request_id::KEY, value);
         }
     }
 }

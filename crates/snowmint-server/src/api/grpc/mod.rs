@@ -30,6 +30,8 @@ pub mod proto {
         missing_docs,
         clippy::pedantic,
         clippy::allow_attributes_without_reason,
+        unused_qualifications,
+        unreachable_pub,
         reason = "generated code"
     )]
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::body::Body;
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, Response, StatusCode};
 use axum::response::IntoResponse;
 use serde::Serialize;
@@ -75,6 +75,8 @@ pub(super) fn write(error: &Error, request_id: &HeaderValue, now_ms: u64, respon
         _ => status(error.code),
     };
     let headers = response.headers_mut();
+    // The router has set that of the empty body.
+    headers.remove(CONTENT_LENGTH);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if let Some(ms) = error.retry_after_ms {
         headers.insert(RETRY_AFTER, header(ms.div_ceil(1_000)));

@@ -61,10 +61,10 @@ impl State {
     /// A front end for `service`; `registry` is what `/cluster` shows.
     #[must_use]
     pub fn new(service: Arc<Service>, registry: Arc<dyn Registry>, limits: Limits) -> Self {
-        let (routes, openapi) = routes::routes(limits.body_bytes);
+        let (router, openapi) = routes::routes(limits.body_bytes);
         let answers = Answers::new(limits.idempotency_keys);
         let app = Arc::new(App { service, registry, answers, openapi });
-        let router = routes.with_state(Arc::clone(&app));
+        let router = router.with_state(Arc::clone(&app));
         Self(Arc::new(FrontEnd { app, router, request_ids: RequestIds::new(), limits }))
     }
 }
