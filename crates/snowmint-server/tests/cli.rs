@@ -302,7 +302,7 @@ fn bench_finds_duplicates_unless_told_not_to_look() {
     let (code, report, err) = bench(&url, &[]);
     assert_eq!(code, 1);
     assert_eq!(report["duplicates"], report["requests"].as_u64().unwrap() - 1);
-    assert!(err.contains("IDs came more than once, among them [7"), "{err}");
+    assert!(err.contains("IDs came more than once, among them [7]"), "{err}");
 
     let (code, report, err) = bench(&format!("{url}/some/path"), &["--no-check"]);
     assert_eq!((code, err.as_str(), &report["checked"]), (0, "", &"off".into()));

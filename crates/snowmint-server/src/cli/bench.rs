@@ -147,9 +147,9 @@ fn write(out: &mut dyn Write, title: &str, report: &Report) -> std::io::Result<(
         writeln!(out, "{:<12}{count:>14}  {code}", "errors")?;
     }
     let among = match report.checked {
+        Checked::Off => return writeln!(out, "duplicates were not looked for"),
         Checked::All => "among all IDs received",
         Checked::Partly => "among those IDs that there was memory to check, which is not all",
-        Checked::Off => "was looked for",
     };
     match report.duplicates {
         0 => writeln!(out, "no duplicate {among}"),

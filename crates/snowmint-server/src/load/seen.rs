@@ -68,8 +68,14 @@ impl Seen {
 
     fn count(&mut self, first: u64, last: u64) {
         self.duplicates += last - first + 1;
-        let room = EXAMPLES_MAX - self.examples.len();
-        self.examples.extend((first..=last).take(room));
+        for id in first..=last {
+            if self.examples.len() == EXAMPLES_MAX {
+                break;
+            }
+            if !self.examples.contains(&id) {
+                self.examples.push(id);
+            }
+        }
     }
 
     /// Whether every run that was offered was taken.
