@@ -158,6 +158,36 @@ async fn restart_with_the_clock_an_hour_back() {
     checker.assert_unique();
 }
 
+/// Invariants 3 and 8: a node that has to be one worker, and whose clock is behind that worker's window, refuses
+/// and says why. When the clock is put right it mints.
+#[tokio::test]
+async fn restart_of_a_fixed_worker_with_the_clock_an_hour_back() {
+    let directory = TempDir::new().unwrap();
+    let serve = || Serve::new(directory.path()).set("worker", "7").set("clock.leap_confirm_s", "1");
+    let load = Load::start(CLIENTS);
+    let node = serve().start().await;
+    load.aim(node.address());
+    load.receive(200).await;
+    load.lower();
+    node.kill();
+
+    let clock = WallClock::new("-3600");
+    let mut node = clock.of(serve()).spawn();
+    node.serving_without_slot().await;
+    let refusal = node.get("/api/v1/id").await.body;
+    assert!(refusal.contains("WORKER_UNAVAILABLE") && refusal.contains("ahead of the clock"), "{refusal}");
+    assert_eq!(node.get("/readyz").await.status, 503);
+
+    clock.step("+0");
+    node.serving().await;
+    load.aim(node.address());
+    load.receive(200).await;
+    assert_eq!(node.worker().await, 7);
+    let mut checker = Checker::default();
+    checker.add("node", &load.finish().await);
+    checker.assert_unique();
+}
+
 /// A wall clock before the epoch is no time to start with.
 #[tokio::test]
 async fn start_before_the_epoch_is_refused() {
