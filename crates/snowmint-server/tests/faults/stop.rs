@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::checker::Checker;
-use crate::load::Load;
+use crate::load::{Load, Receipt};
 use crate::process::{Node, STOP, Serve, registry};
 
 /// Two workers only, so that it shows who may have which.
@@ -28,7 +28,7 @@ async fn sigterm_under_load_drains_and_retires_the_slot() {
     assert_eq!(load.look(|journal| (journal.failures.clone(), journal.cut)), (vec![], 0));
     let retired = &registry(directory.path())["retired_workers"][&slot];
     let last_id = retired["last_id"].as_u64().unwrap();
-    let highest = load.look(|journal| journal.receipts.iter().map(|receipt| receipt.last()).max().unwrap());
+    let highest = load.look(|journal| journal.receipts.iter().map(Receipt::last).max().unwrap());
     assert!(last_id >= highest, "{last_id} < {highest}");
     assert_eq!(retired["node"], "first");
 

@@ -179,9 +179,8 @@ impl Load {
         let mut received = self.shared.received.subscribe();
         let wanted = *received.borrow() + more;
         let seen = timeout(PATIENCE, received.wait_for(|count| *count >= wanted)).await;
-        if seen.is_err() {
-            panic!("no {more} answers within {PATIENCE:?}; failures: {:?}", self.shared.journal().failures);
-        }
+        let failures = &self.shared.journal().failures;
+        assert!(seen.is_ok(), "no {more} answers within {PATIENCE:?}; failures: {failures:?}");
     }
 
     /// Looks at what was seen up to now.
