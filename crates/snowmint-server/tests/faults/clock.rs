@@ -158,6 +158,25 @@ async fn restart_with_the_clock_an_hour_back() {
     checker.assert_unique();
 }
 
+/// Invariants 1 and 3: a node that has to be one worker, restarted with its clock before all it has minted, waits
+/// for its window. The clock alone would lead it through the same milliseconds again.
+#[tokio::test]
+async fn restart_of_a_fixed_worker_with_the_clock_two_seconds_back() {
+    let directory = TempDir::new().unwrap();
+    let load = Load::start(CLIENTS);
+    for offset in ["+0", "-2"] {
+        let serve = Serve::new(directory.path()).set("worker", "7").set("lease.window_ms", "1000");
+        let node = WallClock::new(offset).of(serve).start().await;
+        load.aim(node.address());
+        load.receive(1_000).await;
+        load.lower();
+        node.kill();
+    }
+    let mut checker = Checker::default();
+    checker.add("node", &load.finish().await);
+    checker.assert_unique();
+}
+
 /// Invariants 3 and 8: a node that has to be one worker, and whose clock is behind that worker's window, refuses
 /// and says why. When the clock is put right it mints.
 #[tokio::test]
