@@ -4,15 +4,21 @@
 mod support;
 
 use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use http_body_util::Full;
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
-use snowmint::Format;
+use snowmint::{Format, Slot};
 use snowmint_server::api::Limits;
 use snowmint_server::api::grpc::proto;
 use snowmint_server::api::grpc::proto::id_generator_client::IdGeneratorClient;
+use snowmint_server::registry::{
+    Namespace, Registry, RegistryError, Retired, Revision, SlotState, Snapshot, SwapError, WindowRecord,
+    Worker,
+};
 use support::Node;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -400,6 +406,61 @@ async fn stopping_finishes_what_is_in_flight() {
     });
     assert_eq!((answer.status, answer.json()["count"].as_u64()), (StatusCode::OK, Some(1_000_000)));
     node.stop().await;
+}
+
+/// A registry whose reading never ends, or panics.
+struct Faulty {
+    panics: bool,
+}
+
+#[async_trait]
+impl Registry for Faulty {
+    async fn open(&self, _: &Namespace) -> Result<Namespace, RegistryError> {
+        Err(RegistryError::TimedOut)
+    }
+
+    async fn snapshot(&self) -> Result<Snapshot, RegistryError> {
+        assert!(!self.panics, "a fault in a handler");
+        std::future::pending().await
+    }
+
+    async fn slot(&self, _: Slot) -> Result<SlotState, RegistryError> {
+        Err(RegistryError::TimedOut)
+    }
+
+    async fn claim(
+        &self,
+        _: Slot,
+        _: Option<Revision>,
+        _: &WindowRecord,
+        _: &Worker,
+    ) -> Result<Revision, SwapError> {
+        Err(SwapError::Unavailable(RegistryError::TimedOut))
+    }
+
+    async fn extend(&self, _: Slot, _: Revision, _: &WindowRecord) -> Result<Revision, SwapError> {
+        Err(SwapError::Unavailable(RegistryError::TimedOut))
+    }
+
+    async fn retire(&self, _: Slot, _: Revision, _: &Retired) -> Result<(), SwapError> {
+        Err(SwapError::Unavailable(RegistryError::TimedOut))
+    }
+
+    async fn abandon(&self, _: Slot) {}
+}
+
+#[tokio::test]
+async fn a_fault_or_a_slow_part_is_an_error_and_not_a_silence() {
+    let limits = Limits { request_s: 1, ..Limits::default() };
+    for (panics, wanted) in [
+        (true, (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR")),
+        (false, (StatusCode::SERVICE_UNAVAILABLE, "SERVICE_UNAVAILABLE")),
+    ] {
+        let node = Node::start_showing(limits.clone(), Some(Arc::new(Faulty { panics }))).await;
+        let (status, code, _) = node.get("/api/v1/cluster").await.error();
+        assert_eq!((status, code.as_str()), wanted);
+        assert_eq!(node.get("/livez").await.status, StatusCode::OK);
+    }
 }
 
 async fn channel(node: &Node) -> Channel {

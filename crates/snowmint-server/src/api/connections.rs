@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::http::{Request, Response};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use hyper::body::{Body, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -110,17 +112,34 @@ async fn connection<A, F, B>(
         }
     });
     let mut connection = pin!(protocol.serve_connection(TokioIo::new(stream), service));
-    let mut silent = pin!(silence(&requests, bounds));
+    // In a set of its own the alarm is looked at when it goes off, not each time a request comes.
+    let mut alarm = FuturesUnordered::from_iter([alarm(&requests, bounds, stop)]);
     let ended = tokio::select! {
+        biased;
         ended = &mut connection => ended,
-        () = &mut silent => return,
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+        Some(alarm) = alarm.next() => match alarm {
+            Alarm::Silent => return,
+            Alarm::Stop => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
         }
     };
     if let Err(error) = ended {
         tracing::debug!("a connection ended with {error}");
+    }
+}
+
+/// Why a connection has to end.
+enum Alarm {
+    Silent,
+    Stop,
+}
+
+async fn alarm(requests: &Requests, bounds: &Bounds, stop: &CancellationToken) -> Alarm {
+    tokio::select! {
+        () = silence(requests, bounds) => Alarm::Silent,
+        () = stop.cancelled() => Alarm::Stop,
     }
 }
 
@@ -137,7 +156,7 @@ async fn silence(requests: &Requests, bounds: &Bounds) {
         seen = begun;
         patience = bounds.idle;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// The requests of one connection.

@@ -76,14 +76,14 @@ impl ServingClock {
     /// Anchors a serving clock to the wall clock.
     pub fn start(source: Arc<dyn TimeSource>, settings: ClockSettings) -> Result<Self, ClockError> {
         let sample = Sample::take(&*source);
-        let wall_ns = sample.time_ns().ok_or(ClockError::NoTime)?;
-        let wall_ms = wall_ns / NS_PER_MS;
+        let now_ns = sample.time_ns().ok_or(ClockError::NoTime)?;
+        let wall_ms = now_ns / NS_PER_MS;
         if wall_ms < settings.epoch_ms {
             return Err(ClockError::BeforeEpoch { wall_ms, epoch_ms: settings.epoch_ms });
         }
         Ok(Self {
             source,
-            line: ArcSwap::from_pointee(Line::new(sample.boot_ns, wall_ns, 0)),
+            line: ArcSwap::from_pointee(Line::new(sample.boot_ns, now_ns, 0)),
             given_ms: AtomicU64::new(wall_ms),
             control: Mutex::new(Control::new(sample, settings.leap_confirm_s)),
         })

@@ -63,8 +63,8 @@ impl ManualTime {
     /// A host that has just booted, at `wall_ms`, a Unix time in milliseconds.
     #[must_use]
     pub fn new(wall_ms: u64) -> Self {
-        let wall_ns = i128::from(wall_ms) * i128::from(NS_PER_MS);
-        Self { now: Mutex::new(ManualNow { boot_ns: 0, wall_ns }) }
+        let now = ManualNow { boot_ns: 0, wall_ns: i128::from(wall_ms) * i128::from(NS_PER_MS) };
+        Self { now: Mutex::new(now) }
     }
 
     /// Lets `ms` milliseconds pass, on both clocks: awake, suspended or stopped, which look the same.

@@ -1,4 +1,5 @@
 //! Starts the service inside the test, on ports of its own, with a registry in a directory of its own.
+#![allow(unreachable_pub, reason = "a module of a test has no outside")]
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -82,6 +83,11 @@ impl Node {
 
     /// A node that serves, and does not ask for a slot yet.
     pub async fn start_without_slot(limits: Limits) -> Self {
+        Self::start_showing(limits, None).await
+    }
+
+    /// The same, whose `/cluster` shows another registry than the one it uses.
+    pub async fn start_showing(limits: Limits, shown: Option<Arc<dyn Registry>>) -> Self {
         let data = TempDir::new().unwrap();
         let layout = Layout::default();
         let namespace = Namespace {
@@ -107,7 +113,7 @@ impl Node {
         let settings = lease_settings(layout, http);
         let lease = Lease::new(Arc::clone(&registry), clock, Arc::clone(&holding), metrics, settings);
         let stop = CancellationToken::new();
-        let state = api::http::State::new(Arc::clone(&service), registry, limits.clone());
+        let state = api::http::State::new(Arc::clone(&service), shown.unwrap_or(registry), limits.clone());
         let front_ends = vec![
             tokio::spawn(api::http::serve(http_listener, state, stop.clone())),
             tokio::spawn(api::grpc::serve(grpc_listener, service, limits, stop.clone())),

@@ -16,6 +16,7 @@ use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 use tower_service::Service as _;
 
 use super::Limits;
@@ -59,15 +60,10 @@ pub async fn serve(listener: TcpListener, service: Arc<Service>, limits: Limits,
     let (reporter, health) = tonic_health::server::health_reporter();
     report(&reporter, &service).await;
     let reporting = tokio::spawn(keep_reporting(reporter, Arc::clone(&service), stop.clone()));
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .expect("the descriptors come from the compiler");
     let calls = Calls::new(service, Duration::from_secs(limits.request_s), stop.clone());
     let generator = IdGeneratorServer::new(calls).max_decoding_message_size(limits.body_bytes);
     let router =
-        Routes::new(generator).add_service(health).add_service(reflection).prepare().into_axum_router();
+        Routes::new(generator).add_service(health).add_service(reflection()).prepare().into_axum_router();
     let answer = move |request: Request<Incoming>| {
         let mut router = router.clone();
         async move {
@@ -85,6 +81,14 @@ pub async fn serve(listener: TcpListener, service: Arc<Service>, limits: Limits,
     if let Err(error) = reporting.await {
         tracing::error!("the health reporter failed: {error}");
     }
+}
+
+fn reflection() -> ServerReflectionServer<impl ServerReflection> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .expect("the descriptors come from the compiler")
 }
 
 fn protocol(limits: &Limits) -> auto::Builder<TokioExecutor> {

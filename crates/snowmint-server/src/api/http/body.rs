@@ -86,7 +86,6 @@ impl Serialize for Iso {
             (last, text) = (second, bytes);
             LAST.set((last, text));
         }
-        #[expect(clippy::cast_possible_truncation, reason = "a digit")]
         let digit = |place: u64| b'0' + (ms / place % 10) as u8;
         let mut written = [b'Z'; 24];
         written[..19].copy_from_slice(&text[..19]);

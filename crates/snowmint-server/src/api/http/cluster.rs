@@ -1,4 +1,5 @@
 //! The registry, as `/cluster` shows it.
+#![expect(clippy::struct_field_names, reason = "the names are those of the wire")]
 
 use std::collections::BTreeMap;
 

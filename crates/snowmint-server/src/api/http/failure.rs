@@ -6,11 +6,12 @@ use axum::body::Body;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, Response, StatusCode};
 use axum::response::IntoResponse;
+use http_body_util::Either;
 use serde::Serialize;
 use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder};
 use utoipa::{IntoResponses, ToSchema};
 
-use super::header;
+use super::{AnswerBody, header};
 use crate::error::{Code, Error};
 use crate::registry::timestamp;
 
@@ -59,7 +60,12 @@ struct ErrorDescription<'a> {
 }
 
 /// Writes an error into a response, whose other headers (`Allow`) stay.
-pub(super) fn write(error: &Error, request_id: &HeaderValue, now_ms: u64, response: &mut Response<Body>) {
+pub(super) fn write(
+    error: &Error,
+    request_id: &HeaderValue,
+    now_ms: u64,
+    response: &mut Response<AnswerBody>,
+) {
     let body = ErrorBody {
         error: ErrorDescription {
             code: error.code.name(),
@@ -82,7 +88,7 @@ pub(super) fn write(error: &Error, request_id: &HeaderValue, now_ms: u64, respon
         headers.insert(RETRY_AFTER, header(ms.div_ceil(1_000)));
     }
     let json = serde_json::to_vec(&body).expect("text and numbers");
-    *response.body_mut() = Body::from(json);
+    *response.body_mut() = Either::Left(json.into());
 }
 
 fn status(code: Code) -> StatusCode {

@@ -9,6 +9,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use axum::response::IntoResponse;
 use axum::{Extension, Json, Router};
+use http_body_util::Full;
 use jiff::Timestamp;
 use serde::Serialize;
 use snowmint::{ComposeError, Format};
@@ -81,7 +82,7 @@ pub(super) fn routes(body_bytes_max: usize) -> (Router<Arc<App>>, utoipa::openap
 }
 
 /// One ID, as it is asked for most.
-pub(super) async fn one_id(service: &Service) -> Result<Response<Body>, Failure> {
+pub(super) async fn one_id(service: &Service) -> Result<Response<Full<Bytes>>, Failure> {
     let id = service.id().await?;
     Ok(json(&One::new(id, Form::Number, service.layout()), ONE_BYTES))
 }
@@ -305,10 +306,10 @@ fn missing(parameter: &str) -> Error {
     Error::parameter(parameter, format!("{parameter} is missing"))
 }
 
-fn json(body: &impl Serialize, bytes: usize) -> Response<Body> {
+fn json<B: From<Bytes>>(body: &impl Serialize, bytes: usize) -> Response<B> {
     let mut text = Vec::with_capacity(bytes);
     serde_json::to_writer(&mut text, body).expect("a Vec takes every write, and the body has no maps");
-    let mut response = Response::new(Body::from(Bytes::from(text)));
+    let mut response = Response::new(B::from(Bytes::from(text)));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
