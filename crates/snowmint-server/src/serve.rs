@@ -274,6 +274,14 @@ struct Addresses {
     grpc: Option<SocketAddr>,
 }
 
+impl Addresses {
+    /// REST's and gRPC's, to be read by people.
+    fn shown(self) -> (String, String) {
+        let shown = |address: Option<SocketAddr>| address.map_or("off".to_owned(), |at| at.to_string());
+        (shown(self.http), shown(self.grpc))
+    }
+}
+
 /// Says what is served, where and from which slot, as soon as there is one.
 async fn announce(
     config: Config,
@@ -293,11 +301,12 @@ async fn announce(
         }
     };
     tokio::pin!(slot);
+    let (http, grpc) = addresses.shown();
     let slot = tokio::select! {
         () = stop.cancelled() => return,
         slot = &mut slot => slot,
         () = tokio::time::sleep(Duration::from_millis(SLOT_WAIT_MS)) => {
-            tracing::warn!("serving, and refusing requests for IDs until there is a worker slot");
+            tracing::warn!(%http, %grpc, "serving, and refusing requests for IDs until there is a worker slot");
             tokio::select! { () = stop.cancelled() => return, slot = slot => slot }
         }
     };
@@ -315,21 +324,18 @@ struct Greeting {
 
 impl Greeting {
     fn give(&self, json: bool) {
-        let Addresses { http, grpc } = self.addresses;
-        let shown = |address: Option<SocketAddr>| address.map_or("off".to_owned(), |at| at.to_string());
-        let (http_shown, grpc_shown) = (shown(http), shown(grpc));
+        let (http, grpc) = self.addresses.shown();
         let (slot, registry, version) = (self.slot, &self.registry, env!("CARGO_PKG_VERSION"));
         let (epoch, end) = (timestamp(self.layout.epoch_ms()), timestamp(self.layout.end_ms()));
         let layout = format!("{} bits, from {epoch} until {end}", self.layout.split());
-        let curl = http.map(|at| format!("curl http://{}/api/v1/id", reachable(at)));
+        let curl = self.addresses.http.map(|at| format!("curl http://{}/api/v1/id", reachable(at)));
         let curl = curl.unwrap_or_default();
         if json {
-            let (http, grpc) = (http_shown, grpc_shown);
             tracing::info!(version, http, grpc, %slot, registry, layout, r#try = curl, "serving");
             return;
         }
         let greeting = format!(
-            "\n  snowmint {version}\n\n  REST      {http_shown}\n  gRPC      {grpc_shown}\n  slot      {slot}\n  \
+            "\n  snowmint {version}\n\n  REST      {http}\n  gRPC      {grpc}\n  slot      {slot}\n  \
              registry  {registry}\n  layout    {layout}\n\n  {curl}\n\n"
         );
         // A standard error that is gone keeps nobody from being served.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use snowmint::{Generator, Id, IdRange, Layout, Refusal};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use crate::clock::ServingClock;
 use crate::error::{Code, Error};
@@ -88,7 +88,7 @@ pub struct Service {
     layout: Layout,
     wait_ms_max: u64,
     /// Whose turn it is. A fair lock: waiters get it in the order they came.
-    turn: Mutex<()>,
+    turn: Mutex<Turn>,
     /// How many IDs the waiting requests still want. While it is not 0, nobody overtakes them.
     ids_waited_for: AtomicU64,
     started: Instant,
@@ -112,7 +112,7 @@ impl Service {
             metrics,
             layout,
             wait_ms_max,
-            turn: Mutex::new(()),
+            turn: Mutex::default(),
             ids_waited_for: AtomicU64::new(0),
             started: Instant::now(),
             overflows: AtomicU64::new(0),
@@ -197,7 +197,7 @@ impl Service {
         let place = self.line_up(missing, count)?;
         let deadline_ms = arrived_ms + self.wait_ms_max;
         let patience = Duration::from_millis(self.wait_ms_max);
-        let Ok(_turn) = tokio::time::timeout(patience, self.turn.lock()).await else {
+        let Ok(mut turn) = tokio::time::timeout(patience, self.turn.lock()).await else {
             return Err(self.overflow(count, place.ahead));
         };
         let mut extensions = self.holding.changes();
@@ -209,13 +209,14 @@ impl Service {
                     taken.push(range);
                 }
                 Err(Step::Refuse(refused)) => return Err(refused),
-                Err(Step::AwaitExtension(refused)) if extension_waited => return Err(refused),
+                Err(Step::AwaitExtension(refused))
+                    if extension_waited || turn.waited_in_vain_at == Some(*extensions.borrow()) =>
+                {
+                    return Err(refused);
+                }
                 Err(Step::AwaitExtension(_)) => {
                     extension_waited = true;
-                    self.holding.ask_for_extension();
-                    let wait = Duration::from_millis(EXTENSION_WAIT_MS);
-                    // Late or not, the next look at the window decides.
-                    let _ = tokio::time::timeout(wait, extensions.changed()).await;
+                    self.await_extension(&mut extensions, &mut turn).await;
                 }
                 Err(Step::Sleep { until_ms }) => {
                     let now_ms = self.clock.now_ms();
@@ -230,6 +231,15 @@ impl Service {
             }
         }
         Ok(taken)
+    }
+
+    /// Waits for the lease to extend the window. Late or not, the next look at the window decides.
+    async fn await_extension(&self, extensions: &mut watch::Receiver<u64>, turn: &mut Turn) {
+        self.holding.ask_for_extension();
+        let wait = Duration::from_millis(EXTENSION_WAIT_MS);
+        if tokio::time::timeout(wait, extensions.changed()).await.is_err() {
+            turn.waited_in_vain_at = Some(*extensions.borrow());
+        }
     }
 
     /// Joins the line, or is told at once that it is too long.
@@ -371,6 +381,14 @@ impl Service {
             rate.push(self.metrics.issued_total());
         }
     }
+}
+
+/// What the requests in line tell the ones after them.
+#[derive(Default)]
+struct Turn {
+    /// The count of extensions at which one of them waited for the next in vain. Each waiting anew, the last of
+    /// them would be refused late, and as if there had been too many of them.
+    waited_in_vain_at: Option<u64>,
 }
 
 /// A request's place in the line, given up when it is dropped, however the request ends.

@@ -79,7 +79,7 @@ enum TakeError {
     Registry(#[from] RegistryError),
     #[error("the slot's window cannot be asked for: {0}")]
     Claim(#[from] ClaimError),
-    #[error("the slot could not be claimed: {0}")]
+    #[error("the slot's window could not be made durable: {0}")]
     Swap(#[from] SwapError),
     #[error(
         "the clock says {now}, more than {days} days after the newest window in the registry ended ({newest}), \
