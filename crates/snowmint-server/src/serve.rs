@@ -91,8 +91,11 @@ pub async fn serve(config: &Config, stop: CancellationToken) -> Result<(), Serve
     let layout = Layout::new(namespace.layout, namespace.epoch_ms)
         .expect("the epoch is the configuration's, which was checked");
 
-    let clock_settings =
-        ClockSettings { epoch_ms: namespace.epoch_ms, leap_confirm_s: config.clock.leap_confirm_s };
+    let clock_settings = ClockSettings {
+        epoch_ms: layout.epoch_ms(),
+        end_ms: layout.end_ms(),
+        leap_confirm_s: config.clock.leap_confirm_s,
+    };
     let clock = Arc::new(ServingClock::start(Arc::new(HostTime), clock_settings)?);
     let metrics = Arc::new(Metrics::new());
     let holding = Arc::new(Holding::new());

@@ -9,9 +9,9 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::{Instant, interval};
 
+use super::load::{self, CONNECTIONS_MAX, Checked, Demand, Plan, Progress, Report};
+use super::server_url::ServerUrl;
 use super::{CliError, DEFAULT_SERVER};
-use crate::load::{self, CONNECTIONS_MAX, Checked, Demand, Plan, Progress, Report};
-use crate::server_url::ServerUrl;
 
 /// How often the progress line changes.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);

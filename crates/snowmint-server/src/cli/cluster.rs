@@ -7,8 +7,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::server::{Server, ServerError};
+use super::server_url::ServerUrl;
 use super::{CliError, DEFAULT_SERVER, block_on, iso, or_dash, table, write_table};
-use crate::server_url::ServerUrl;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {

@@ -8,8 +8,8 @@ use serde_json::Value;
 use snowmint::Format;
 
 use super::server::Server;
+use super::server_url::ServerUrl;
 use super::{CliError, DEFAULT_SERVER, block_on, format_parser};
-use crate::server_url::ServerUrl;
 
 /// IDs of one request at most: the service's own bound.
 const BATCH_MAX: u64 = 10_000;

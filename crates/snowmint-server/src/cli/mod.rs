@@ -6,8 +6,10 @@ mod bench;
 mod cluster;
 mod config;
 mod id;
+mod load;
 mod parse;
 mod server;
+mod server_url;
 
 use std::error::Error;
 use std::fmt::Display;
@@ -21,8 +23,8 @@ use jiff::Timestamp;
 use snowmint::Format;
 
 use crate::config::{ConfigError, Loaded};
-use crate::load::LoadError;
 use crate::serve::{self, ServeError};
+use load::LoadError;
 use server::ServerError;
 
 /// Where a server is looked for.

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use crate::server_url::ServerUrl;
+use super::server_url::ServerUrl;
 
 /// How long an answer may take.
 const ANSWER_WAIT: Duration = Duration::from_secs(15);

@@ -2,7 +2,7 @@
 
 use super::event::{ClockEvent, CorrectiveAction};
 use super::source::Sample;
-use super::{LEAP_MS, NS_PER_MS, STEP_MS};
+use super::{ClockSettings, LEAP_MS, NS_PER_MS, STEP_MS};
 
 const LEAP_NS: i128 = (LEAP_MS * NS_PER_MS) as i128;
 const STEP_NS: i128 = (STEP_MS * NS_PER_MS) as i128;
@@ -50,7 +50,7 @@ impl Leap {
 #[derive(Debug)]
 pub(super) struct Control {
     last: Sample,
-    leap_confirm_s: u64,
+    settings: ClockSettings,
     pub(super) leap: Option<Leap>,
     pub(super) regressions: u64,
     pub(super) leaps_pending: u64,
@@ -59,10 +59,10 @@ pub(super) struct Control {
 }
 
 impl Control {
-    pub(super) const fn new(last: Sample, leap_confirm_s: u64) -> Self {
+    pub(super) const fn new(last: Sample, settings: ClockSettings) -> Self {
         Self {
             last,
-            leap_confirm_s,
+            settings,
             leap: None,
             regressions: 0,
             leaps_pending: 0,
@@ -95,12 +95,13 @@ impl Control {
             self.leap = Some(Leap { since: *now, confirmed: false });
             self.leaps_pending += 1;
             let ahead_ms = ms(now.offset_ns());
-            return Some(ClockEvent::LeapPending { ahead_ms, confirm_s: self.leap_confirm_s });
+            return Some(ClockEvent::LeapPending { ahead_ms, confirm_s: self.settings.leap_confirm_s });
         };
         let held_ms = leap.held_ms(now);
-        let lasted = held_ms >= self.leap_confirm_s.saturating_mul(1000);
-        // There is no way back from believing a clock that does not even show a time.
-        if now.sample.time_ns().is_none() || !(leap.confirmed || lasted) {
+        let lasted = held_ms >= self.settings.leap_confirm_s.saturating_mul(1000);
+        // There is no way back from believing a clock that shows no time, or one that has no timestamp.
+        let believable = now.sample.time_ns().is_some_and(|ns| ns / NS_PER_MS < self.settings.end_ms);
+        if !believable || !(leap.confirmed || lasted) {
             return None;
         }
         self.leap = None;

@@ -52,13 +52,17 @@ const NS_PER_MS: u64 = 1_000_000;
 pub struct ClockSettings {
     /// The epoch of the IDs, in Unix milliseconds: no clock starts before it.
     pub epoch_ms: u64,
+    /// The end of the IDs' timestamps, in Unix milliseconds: no leap to there is believed, because there would
+    /// be no way back from it.
+    pub end_ms: u64,
     /// How long a forward leap has to last before it is believed, in seconds of boot time.
     pub leap_confirm_s: u64,
 }
 
 impl Default for ClockSettings {
     fn default() -> Self {
-        Self { epoch_ms: snowmint::DEFAULT_EPOCH_MS, leap_confirm_s: 60 }
+        let layout = snowmint::Layout::default();
+        Self { epoch_ms: layout.epoch_ms(), end_ms: layout.end_ms(), leap_confirm_s: 60 }
     }
 }
 
@@ -85,7 +89,7 @@ impl ServingClock {
             source,
             line: ArcSwap::from_pointee(Line::new(sample.boot_ns, now_ns, 0)),
             given_ms: AtomicU64::new(wall_ms),
-            control: Mutex::new(Control::new(sample, settings.leap_confirm_s)),
+            control: Mutex::new(Control::new(sample, settings)),
         })
     }
 

@@ -12,7 +12,7 @@ const HOUR_MS: u64 = 3_600_000;
 const CONFIRM_MS: u64 = 60_000;
 
 fn settings() -> ClockSettings {
-    ClockSettings { epoch_ms: EPOCH_MS, leap_confirm_s: CONFIRM_MS / 1000 }
+    ClockSettings { epoch_ms: EPOCH_MS, leap_confirm_s: CONFIRM_MS / 1000, ..ClockSettings::default() }
 }
 
 fn started() -> (Arc<ManualTime>, ServingClock) {
@@ -190,8 +190,9 @@ fn a_pause_in_the_middle_of_a_slew_does_not_run_past_the_wall_clock() {
 }
 
 #[test]
-fn a_wall_clock_that_shows_no_time_is_held_for_ever_and_does_not_panic() {
-    for step_ms in [i64::MAX, WALL_MS_END.cast_signed()] {
+fn a_wall_clock_that_shows_no_time_or_one_without_timestamps_is_held_for_ever_and_does_not_panic() {
+    let no_timestamp = ClockSettings::default().end_ms.cast_signed() - START_MS.cast_signed();
+    for step_ms in [i64::MAX, WALL_MS_END.cast_signed(), no_timestamp] {
         let (time, clock) = started();
         time.step_wall(step_ms);
         assert_eq!(clock.discipline().unwrap().corrective_action(), CorrectiveAction::Hold);

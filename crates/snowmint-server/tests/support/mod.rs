@@ -99,7 +99,7 @@ impl Node {
         };
         let registry: Arc<dyn Registry> = Arc::new(EmbeddedRegistry::new(data.path()).unwrap());
         registry.open(&namespace).await.unwrap();
-        let settings = ClockSettings { epoch_ms: layout.epoch_ms(), leap_confirm_s: 60 };
+        let settings = ClockSettings::default();
         let clock = Arc::new(ServingClock::start(Arc::new(HostTime), settings).unwrap());
         let (metrics, holding) = (Arc::new(Metrics::new()), Arc::new(Holding::new()));
         let service = Arc::new(Service::new(

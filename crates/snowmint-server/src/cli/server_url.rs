@@ -9,7 +9,7 @@ const HTTP_PORT: u16 = 80;
 
 /// The URL of a server, which may have a path: `http://127.0.0.1:8080`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServerUrl {
+pub(super) struct ServerUrl {
     host: String,
     port: u16,
     path: String,
@@ -18,19 +18,19 @@ pub struct ServerUrl {
 impl ServerUrl {
     /// The host and the port to connect to.
     #[must_use]
-    pub fn address(&self) -> (&str, u16) {
+    pub(super) fn address(&self) -> (&str, u16) {
         (self.host.trim_start_matches('[').trim_end_matches(']'), self.port)
     }
 
     /// What the `Host` header says.
     #[must_use]
-    pub fn authority(&self) -> String {
+    pub(super) fn authority(&self) -> String {
         format!("{}:{}", self.host, self.port)
     }
 
     /// The path and the query, without a slash at the end: empty where there is none.
     #[must_use]
-    pub fn path(&self) -> &str {
+    pub(super) fn path(&self) -> &str {
         &self.path
     }
 }
@@ -59,7 +59,7 @@ impl FromStr for ServerUrl {
 
 /// Why a text is no server's URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ServerUrlError {
+pub(super) enum ServerUrlError {
     /// It would need TLS.
     #[error("https is not supported: give an http:// URL")]
     Https,

@@ -22,12 +22,12 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
-use crate::server_url::ServerUrl;
+use super::server_url::ServerUrl;
 use answer::{Answer, Malformed};
 use seen::{Run, Seen};
 
 /// The most connections of one load.
-pub const CONNECTIONS_MAX: u32 = 10_000;
+pub(super) const CONNECTIONS_MAX: u32 = 10_000;
 /// The longest answer, in bytes: ten thousand IDs in the longest form are well below it.
 const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Room that a read is given at least, in bytes.
@@ -47,7 +47,7 @@ const LATENCY_DIGITS: u8 = 3;
 
 /// What one request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Demand {
+pub(super) enum Demand {
     /// One ID.
     Single,
     /// This many IDs, as a list.
@@ -89,19 +89,19 @@ impl Demand {
 
 /// A load.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub(super) struct Plan {
     /// Of what server.
-    pub url: ServerUrl,
+    pub(super) url: ServerUrl,
     /// What each request asks for.
-    pub demand: Demand,
+    pub(super) demand: Demand,
     /// For how long.
-    pub duration: Duration,
+    pub(super) duration: Duration,
     /// Over how many connections.
-    pub connections: u32,
+    pub(super) connections: u32,
     /// Requests a second that are aimed at, all connections together.
-    pub rate: Option<NonZeroU32>,
+    pub(super) rate: Option<NonZeroU32>,
     /// Whether the IDs are read, and checked for duplicates.
-    pub check: bool,
+    pub(super) check: bool,
 }
 
 impl Plan {
@@ -120,7 +120,7 @@ impl Plan {
 
 /// How far a load is.
 #[derive(Debug, Default)]
-pub struct Progress {
+pub(super) struct Progress {
     requests: AtomicU64,
     ids: AtomicU64,
     errors: AtomicU64,
@@ -129,65 +129,64 @@ pub struct Progress {
 impl Progress {
     /// Requests answered with success.
     #[must_use]
-    pub fn requests(&self) -> u64 {
+    pub(super) fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }
 
     /// IDs received.
     #[must_use]
-    pub fn ids(&self) -> u64 {
+    pub(super) fn ids(&self) -> u64 {
         self.ids.load(Ordering::Relaxed)
     }
 
     /// Requests that failed.
     #[must_use]
-    pub fn errors(&self) -> u64 {
+    pub(super) fn errors(&self) -> u64 {
         self.errors.load(Ordering::Relaxed)
     }
 }
 
 /// How a load went.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
+pub(super) struct Report {
     /// How long it took.
-    pub seconds: f64,
+    pub(super) seconds: f64,
     /// Requests answered with success.
-    pub requests: u64,
+    pub(super) requests: u64,
     /// Those in a second.
-    pub requests_per_s: f64,
+    pub(super) requests_per_s: f64,
     /// IDs received.
-    pub ids: u64,
+    pub(super) ids: u64,
     /// Those in a second.
-    pub ids_per_s: f64,
+    pub(super) ids_per_s: f64,
     /// How long the answers took.
-    pub latency_us: Latency,
+    pub(super) latency_us: Latency,
     /// Requests that failed.
-    pub errors: u64,
+    pub(super) errors: u64,
     /// Those by the answer's code, or by what happened.
-    pub errors_by_code: BTreeMap<String, u64>,
+    pub(super) errors_by_code: BTreeMap<String, u64>,
     /// Whether every ID was checked for duplicates.
-    pub checked: Checked,
+    pub(super) checked: Checked,
     /// IDs received more than once, counted each time after the first.
-    pub duplicates: u64,
+    pub(super) duplicates: u64,
     /// Some of them.
-    pub duplicate_examples: Vec<u64>,
+    pub(super) duplicate_examples: Vec<u64>,
 }
 
 /// Percentiles, in microseconds.
 #[derive(Clone, Copy, Debug, Serialize)]
-#[expect(missing_docs, reason = "the names say it")]
-pub struct Latency {
+pub(super) struct Latency {
     pub p50: u64,
     pub p90: u64,
     pub p99: u64,
     pub p99_9: u64,
-    pub max: u64,
+    pub(super) max: u64,
 }
 
 /// Which IDs were checked for duplicates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Checked {
+pub(super) enum Checked {
     /// Every one.
     All,
     /// Those for which there was memory.
@@ -197,7 +196,7 @@ pub enum Checked {
 }
 
 /// Puts a load on a server.
-pub async fn run(plan: Plan, progress: Arc<Progress>) -> Result<Report, LoadError> {
+pub(super) async fn run(plan: Plan, progress: Arc<Progress>) -> Result<Report, LoadError> {
     let mut streams = Vec::new();
     for _ in 0..plan.connections {
         let connected = plan.connect().await;
@@ -447,7 +446,7 @@ enum Fault {
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
-pub enum LoadError {
+pub(super) enum LoadError {
     /// The server cannot be reached.
     #[error("cannot connect to {address}")]
     Connect {
