@@ -111,6 +111,13 @@ impl Error {
         Self { details, ..Self::new(Code::InvalidParameter, message) }
     }
 
+    /// A connection past the limit of `connections`.
+    pub(crate) fn too_many_connections(connections: usize) -> Self {
+        let message =
+            format!("{connections} connections are open, the most that are taken; use fewer, or try again");
+        Self::new(Code::ServiceUnavailable, message).retry_after_ms(1_000)
+    }
+
     /// With the time after which asking again may help.
     #[must_use]
     pub fn retry_after_ms(mut self, ms: u64) -> Self {

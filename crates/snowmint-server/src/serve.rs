@@ -229,7 +229,7 @@ impl Listeners {
         registry: &Arc<dyn Registry>,
         stop: &CancellationToken,
     ) -> Vec<JoinHandle<()>> {
-        let limits = api::Limits::from(&config.limits);
+        let limits = config.limits.clone();
         let mut front_ends = Vec::new();
         if let Some((listener, _)) = self.http {
             let state = api::http::State::new(Arc::clone(service), Arc::clone(registry), limits.clone());

@@ -12,9 +12,9 @@ use http_body_util::Full;
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 use snowmint::{Format, Slot};
-use snowmint_server::api::Limits;
 use snowmint_server::api::grpc::proto;
 use snowmint_server::api::grpc::proto::id_generator_client::IdGeneratorClient;
+use snowmint_server::config::Limits;
 use snowmint_server::registry::{
     Namespace, Registry, RegistryError, Retired, Revision, SlotState, Snapshot, SwapError, WindowRecord,
     Worker,
@@ -182,19 +182,36 @@ async fn a_connection_that_sends_nothing_is_closed() {
 }
 
 #[tokio::test]
-async fn a_connection_beyond_the_limit_waits_for_a_place() {
+async fn a_connection_beyond_the_limit_is_told_so_and_closed() {
     let node = Node::start_with(Limits { connections: 1, ..Limits::default() }).await;
     let ask = b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n";
-    let mut answer = [0; 15];
+    let mut start = [0; 15];
     let mut first = TcpStream::connect(node.http).await.unwrap();
     first.write_all(ask).await.unwrap();
-    first.read_exact(&mut answer).await.unwrap();
-    let mut second = TcpStream::connect(node.http).await.unwrap();
-    second.write_all(ask).await.unwrap();
-    assert!(tokio::time::timeout(Duration::from_millis(200), second.read_exact(&mut answer)).await.is_err());
+    first.read_exact(&mut start).await.unwrap();
+    assert_eq!(&start, b"HTTP/1.1 200 OK");
+    let beyond = async || {
+        let mut stream = TcpStream::connect(node.http).await.unwrap();
+        stream.write_all(ask).await.unwrap();
+        let mut answer = String::new();
+        let read = stream.read_to_string(&mut answer);
+        // One that has a place stays open, and says what it has to say within the patience.
+        let _ = tokio::time::timeout(Duration::from_millis(200), read).await;
+        answer
+    };
+    let refused = beyond().await;
+    assert!(refused.starts_with("HTTP/1.1 503") && refused.contains("SERVICE_UNAVAILABLE"), "{refused}");
+    assert!(refused.contains("1 connections are open") && refused.contains("connection: close"), "{refused}");
     drop(first);
-    tokio::time::timeout(Duration::from_secs(10), second.read_exact(&mut answer)).await.unwrap().unwrap();
-    assert_eq!(&answer, b"HTTP/1.1 200 OK");
+    let patience = std::time::Instant::now();
+    while beyond().await.starts_with("HTTP/1.1 503") {
+        assert!(patience.elapsed() < Duration::from_secs(10), "the place was not given back");
+    }
+    let full = grpc(&node).await;
+    let refused = grpc(&node).await.generate_id(proto::GenerateIdRequest {}).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused}");
+    assert_eq!(refused.metadata().get("snowmint-code").unwrap(), "SERVICE_UNAVAILABLE");
+    drop(full);
 }
 
 #[tokio::test]

@@ -24,6 +24,18 @@ use super::DRAIN_MS_MAX;
 /// The pause after a connection could not be accepted (mostly for want of file descriptors), in milliseconds.
 const ACCEPT_PAUSE_MS: u64 = 50;
 
+/// How many connections past the limit are told so at once. Further ones wait in the listener's backlog.
+const REFUSALS_MAX: usize = 64;
+
+/// Whether there is room for a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// There is.
+    Granted,
+    /// There is not: its first request is answered with an error, and then it is closed.
+    Full,
+}
+
 /// How many connections are open at once, and how long one may be silent.
 pub(super) struct Bounds {
     pub(super) connections: usize,
@@ -43,25 +55,29 @@ pub(super) async fn serve<A, F, B>(
     bounds: Bounds,
     stop: CancellationToken,
 ) where
-    A: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+    A: Fn(Request<Incoming>, Admission) -> F + Clone + Send + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
 {
     let places = Arc::new(Semaphore::new(bounds.connections.min(Semaphore::MAX_PERMITS)));
+    let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
     let (open, give_up) = (TaskTracker::new(), CancellationToken::new());
     let (protocol, bounds) = (Arc::new(protocol), Arc::new(bounds));
     loop {
-        // At the limit further connections wait in the listener's backlog.
         let next = async {
-            let place = Arc::clone(&places).acquire_owned().await.expect("the semaphore is never closed");
-            (accept(&listener).await, place)
+            let refusal = Arc::clone(&refusals).acquire_owned().await.expect("the semaphore is never closed");
+            let stream = accept(&listener).await;
+            match Arc::clone(&places).try_acquire_owned() {
+                Ok(place) => (stream, place, Admission::Granted),
+                Err(_) => (stream, refusal, Admission::Full),
+            }
         };
-        let Some((stream, place)) = stop.run_until_cancelled(next).await else { break };
+        let Some((stream, place, admission)) = stop.run_until_cancelled(next).await else { break };
         let (protocol, bounds, answer) = (Arc::clone(&protocol), Arc::clone(&bounds), answer.clone());
-        let (stop, give_up) = (stop.clone(), give_up.clone());
+        let (stop, give_up) = (stop.child_token(), give_up.clone());
         open.spawn(async move {
             let _place = place;
-            give_up.run_until_cancelled(connection(stream, &protocol, answer, &bounds, &stop)).await
+            give_up.run_until_cancelled(connection(stream, admission, &protocol, answer, &bounds, stop)).await
         });
     }
     drop(listener);
@@ -87,12 +103,13 @@ async fn accept(listener: &TcpListener) -> TcpStream {
 
 async fn connection<A, F, B>(
     stream: TcpStream,
+    admission: Admission,
     protocol: &auto::Builder<TokioExecutor>,
     answer: A,
     bounds: &Bounds,
-    stop: &CancellationToken,
+    stop: CancellationToken,
 ) where
-    A: Fn(Request<Incoming>) -> F + Send + 'static,
+    A: Fn(Request<Incoming>, Admission) -> F + Send + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
 {
@@ -103,9 +120,13 @@ async fn connection<A, F, B>(
     }
     let requests = Arc::new(Requests::default());
     let counted = Arc::clone(&requests);
+    let leave = stop.clone();
     let service = service_fn(move |request| {
         let turn = Requests::begin(&counted);
-        let answered = answer(request);
+        let answered = answer(request, admission);
+        if admission == Admission::Full {
+            leave.cancel();
+        }
         async move {
             let _turn = turn;
             Ok::<_, Infallible>(answered.await)
@@ -113,7 +134,7 @@ async fn connection<A, F, B>(
     });
     let mut connection = pin!(protocol.serve_connection(TokioIo::new(stream), service));
     // In a set of its own the alarm is looked at when it goes off, not each time a request comes.
-    let mut alarm = FuturesUnordered::from_iter([alarm(&requests, bounds, stop)]);
+    let mut alarm = FuturesUnordered::from_iter([alarm(&requests, bounds, &stop)]);
     let ended = tokio::select! {
         biased;
         ended = &mut connection => ended,

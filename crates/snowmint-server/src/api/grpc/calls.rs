@@ -82,7 +82,7 @@ impl Calls {
 }
 
 /// The status of an error, which is counted.
-fn refuse(service: &Service, error: &Error) -> Status {
+pub(super) fn refuse(service: &Service, error: &Error) -> Status {
     service.failed(error.code);
     let mut metadata = MetadataMap::new();
     metadata.insert(CODE, tonic::metadata::MetadataValue::from_static(error.code.name()));

@@ -19,8 +19,9 @@ use tonic_health::server::HealthReporter;
 use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 use tower_service::Service as _;
 
-use super::Limits;
-use super::connections::{self, Bounds};
+use super::connections::{self, Admission, Bounds};
+use crate::config::Limits;
+use crate::error::Error;
 use crate::service::Service;
 use calls::Calls;
 use proto::id_generator_server::IdGeneratorServer;
@@ -60,13 +61,17 @@ pub async fn serve(listener: TcpListener, service: Arc<Service>, limits: Limits,
     let (reporter, health) = tonic_health::server::health_reporter();
     report(&reporter, &service).await;
     let reporting = tokio::spawn(keep_reporting(reporter, Arc::clone(&service), stop.clone()));
+    let counted = Arc::clone(&service);
     let calls = Calls::new(service, Duration::from_secs(limits.request_s), stop.clone());
     let generator = IdGeneratorServer::new(calls).max_decoding_message_size(limits.body_bytes);
     let router =
         Routes::new(generator).add_service(health).add_service(reflection()).prepare().into_axum_router();
-    let answer = move |request: Request<Incoming>| {
-        let mut router = router.clone();
+    let answer = move |request: Request<Incoming>, admission: Admission| {
+        let (mut router, service) = (router.clone(), Arc::clone(&counted));
         async move {
+            if admission == Admission::Full {
+                return calls::refuse(&service, &Error::too_many_connections(limits.connections)).into_http();
+            }
             // A router never fails: its errors are answers.
             router.call(request.map(Body::new)).await.unwrap_or_else(|never| match never {})
         }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
+use axum::http::header::CONNECTION;
 use axum::http::{HeaderValue, Method, Request, Response};
 use axum::response::IntoResponse;
 use futures_util::FutureExt;
@@ -23,9 +24,9 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service as _;
 
-use super::Limits;
-use super::connections::{self, Bounds};
+use super::connections::{self, Admission, Bounds};
 use super::request_id::{RequestIds, X_REQUEST_ID};
+use crate::config::Limits;
 use crate::error::{Code, Error};
 use crate::registry::Registry;
 use crate::service::Service;
@@ -88,17 +89,17 @@ pub async fn serve(listener: TcpListener, state: State, stop: CancellationToken)
         first_request: Duration::from_secs(limits.header_s),
         idle: Some(Duration::from_secs(IDLE_S)),
     };
-    let answer = move |request| {
+    let answer = move |request, admission| {
         let state = state.clone();
-        async move { state.0.answer(request).await }
+        async move { state.0.answer(request, admission).await }
     };
     connections::serve(listener, protocol, answer, bounds, stop).await;
 }
 
 impl FrontEnd {
-    async fn answer(&self, request: Request<Incoming>) -> Response<AnswerBody> {
+    async fn answer(&self, request: Request<Incoming>, admission: Admission) -> Response<AnswerBody> {
         let request_id = self.request_ids.of(request.headers());
-        let mut response = match AssertUnwindSafe(self.dispatch(request)).catch_unwind().await {
+        let mut response = match AssertUnwindSafe(self.dispatch(request, admission)).catch_unwind().await {
             Ok(response) => response,
             Err(_panic) => {
                 // The panic hook has logged what and where.
@@ -115,7 +116,13 @@ impl FrontEnd {
         response
     }
 
-    async fn dispatch(&self, request: Request<Incoming>) -> Response<AnswerBody> {
+    async fn dispatch(&self, request: Request<Incoming>, admission: Admission) -> Response<AnswerBody> {
+        if admission == Admission::Full {
+            let full = Error::too_many_connections(self.limits.connections);
+            let mut response = Failure(full).into_response();
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            return response.map(Either::Right);
+        }
         // What a busy service is asked most needs nothing of what a router does, which would take a third of
         // its time. How long it may wait the service knows.
         if is_for_one_id(&request) {
