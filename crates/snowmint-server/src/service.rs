@@ -132,6 +132,12 @@ impl Service {
         self.clock.now_ms()
     }
 
+    /// One ID, if there is one without waiting. Nothing is used up where there is none.
+    #[must_use]
+    pub fn id_now(&self) -> Option<Id> {
+        self.mint_now(1, Instant::now()).map(|range| range.first())
+    }
+
     /// One ID.
     pub async fn id(&self) -> Result<Id, Refused> {
         let arrived = Instant::now();

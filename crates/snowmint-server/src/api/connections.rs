@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::http::{Request, Response};
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use hyper::body::{Body, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -127,10 +127,10 @@ async fn connection<A, F, B>(
         if admission == Admission::Full {
             leave.cancel();
         }
-        async move {
-            let _turn = turn;
-            Ok::<_, Infallible>(answered.await)
-        }
+        answered.map(move |response| {
+            drop(turn);
+            Ok::<_, Infallible>(response)
+        })
     });
     let mut connection = pin!(protocol.serve_connection(TokioIo::new(stream), service));
     // In a set of its own the alarm is looked at when it goes off, not each time a request comes.

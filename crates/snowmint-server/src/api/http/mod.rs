@@ -15,7 +15,7 @@ use axum::body::{Body, Bytes};
 use axum::http::header::CONNECTION;
 use axum::http::{HeaderValue, Method, Request, Response};
 use axum::response::IntoResponse;
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioExecutor;
@@ -90,13 +90,30 @@ pub async fn serve(listener: TcpListener, state: State, stop: CancellationToken)
         idle: Some(Duration::from_secs(IDLE_S)),
     };
     let answer = move |request, admission| {
+        if admission == Admission::Granted
+            && let Some(response) = state.0.answer_now(&request)
+        {
+            return future::Either::Left(future::ready(response));
+        }
         let state = state.clone();
-        async move { state.0.answer(request, admission).await }
+        // In a box: its state is large, and would be copied several times even when it is not needed.
+        future::Either::Right(Box::pin(async move { state.0.answer(request, admission).await }))
     };
     connections::serve(listener, protocol, answer, bounds, stop).await;
 }
 
 impl FrontEnd {
+    /// What a busy service is asked most, one ID in the usual form, needs neither a router nor, mostly, a wait.
+    fn answer_now(&self, request: &Request<Incoming>) -> Option<Response<AnswerBody>> {
+        let uri = request.uri();
+        if request.method() != Method::GET || uri.path() != routes::ONE_ID || uri.query().is_some() {
+            return None;
+        }
+        let mut response = routes::one_id(&self.app.service)?.map(Either::Left);
+        response.headers_mut().insert(X_REQUEST_ID, self.request_ids.of(request.headers()));
+        Some(response)
+    }
+
     async fn answer(&self, request: Request<Incoming>, admission: Admission) -> Response<AnswerBody> {
         let request_id = self.request_ids.of(request.headers());
         let mut response = match AssertUnwindSafe(self.dispatch(request, admission)).catch_unwind().await {
@@ -123,14 +140,6 @@ impl FrontEnd {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             return response.map(Either::Right);
         }
-        // What a busy service is asked most needs nothing of what a router does, which would take a third of
-        // its time. How long it may wait the service knows.
-        if is_for_one_id(&request) {
-            return routes::one_id(&self.app.service).await.map_or_else(
-                |failure| failure.into_response().map(Either::Right),
-                |response| response.map(Either::Left),
-            );
-        }
         let limit = Duration::from_secs(self.limits.request_s);
         // A router never fails: its errors are answers.
         let response = match tokio::time::timeout(limit, self.router.clone().call(request)).await {
@@ -144,11 +153,6 @@ impl FrontEnd {
         let message = format!("the request was not done within {} s", self.limits.request_s);
         Error::new(Code::ServiceUnavailable, message).retry_after_ms(1_000)
     }
-}
-
-fn is_for_one_id(request: &Request<Incoming>) -> bool {
-    let uri = request.uri();
-    request.method() == Method::GET && uri.path() == routes::ONE_ID && uri.query().is_none()
 }
 
 /// A header's value that is made of visible ASCII.
