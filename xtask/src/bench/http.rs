@@ -2,7 +2,8 @@
 //!
 //! Both run at once on the same core, and are loaded in turn from another (in the order ours, bare, bare,
 //! ours, so that a machine that slows down slows both), and what is shown are medians. The bare server
-//! returns the same bytes and headers for every request, so what it costs is what HTTP costs.
+//! returns the same bytes and headers for every request, so what it costs is what HTTP costs. Both are built
+//! as they would be shipped, in the profile `dist`.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -45,8 +46,8 @@ pub(crate) struct Options {
 /// Measures both servers and prints the table.
 pub(crate) fn run(shell: &Shell, options: &Options) -> Result<()> {
     step("build", || {
-        cmd!(shell, "cargo build --release --locked -p snowmint-server").run()?;
-        Ok(cmd!(shell, "cargo build --release --locked -p xtask --example bare_hyper").run()?)
+        cmd!(shell, "cargo build --profile dist --locked -p snowmint-server").run()?;
+        Ok(cmd!(shell, "cargo build --profile dist --locked -p xtask --example bare_hyper").run()?)
     })?;
     let bench = Bench::start(shell, options)?;
     let (ours, bare) = bench.alternate()?;
@@ -83,11 +84,11 @@ struct Run {
 
 impl<'a> Bench<'a> {
     fn start(shell: &'a Shell, options: &'a Options) -> Result<Self> {
-        let release = target_dir(shell)?.join("release");
-        let snowmint = release.join("snowmint");
+        let programs = target_dir(shell)?.join("dist");
+        let snowmint = programs.join("snowmint");
         let data_dir = TempDir::new()?;
         let ours = start_snowmint(&snowmint, data_dir.path())?;
-        let bare = start_bare(&release.join("examples/bare_hyper"), &ours)?;
+        let bare = start_bare(&programs.join("examples/bare_hyper"), &ours)?;
         let clock_ticks_hz = cmd!(shell, "getconf CLK_TCK").quiet().read()?.parse()?;
         Ok(Self { shell, options, snowmint, ours, bare, clock_ticks_hz, _data_dir: data_dir })
     }

@@ -61,7 +61,7 @@ pub(super) async fn serve<A, F, B>(
 {
     let places = Arc::new(Semaphore::new(bounds.connections.min(Semaphore::MAX_PERMITS)));
     let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
-    let (open, give_up) = (TaskTracker::new(), CancellationToken::new());
+    let open = TaskTracker::new();
     let (protocol, bounds) = (Arc::new(protocol), Arc::new(bounds));
     loop {
         let next = async {
@@ -74,19 +74,15 @@ pub(super) async fn serve<A, F, B>(
         };
         let Some((stream, place, admission)) = stop.run_until_cancelled(next).await else { break };
         let (protocol, bounds, answer) = (Arc::clone(&protocol), Arc::clone(&bounds), answer.clone());
-        let (stop, give_up) = (stop.child_token(), give_up.clone());
+        let stop = stop.child_token();
         open.spawn(async move {
             let _place = place;
-            give_up.run_until_cancelled(connection(stream, admission, &protocol, answer, &bounds, stop)).await
+            connection(stream, admission, &protocol, answer, &bounds, stop).await;
         });
     }
     drop(listener);
     open.close();
-    if tokio::time::timeout(Duration::from_millis(DRAIN_MS_MAX), open.wait()).await.is_err() {
-        tracing::warn!("{} connections were not done within {DRAIN_MS_MAX} ms and are dropped", open.len());
-        give_up.cancel();
-        open.wait().await;
-    }
+    open.wait().await;
 }
 
 async fn accept(listener: &TcpListener) -> TcpStream {
@@ -142,7 +138,12 @@ async fn connection<A, F, B>(
             Alarm::Silent => return,
             Alarm::Stop => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                let drain = Duration::from_millis(DRAIN_MS_MAX);
+                let Ok(ended) = tokio::time::timeout(drain, connection).await else {
+                    tracing::warn!("a connection was not done within {DRAIN_MS_MAX} ms and is dropped");
+                    return;
+                };
+                ended
             }
         }
     };

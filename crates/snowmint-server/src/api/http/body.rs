@@ -1,6 +1,9 @@
 //! The JSON that calls take and give.
 
 use std::cell::Cell;
+use std::io::{Cursor, Write};
+
+use axum::body::Bytes;
 
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -71,6 +74,12 @@ pub(super) struct Iso(pub(super) u64);
 
 impl Serialize for Iso {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.text().as_str())
+    }
+}
+
+impl Iso {
+    fn text(self) -> IsoText {
         thread_local! {
             /// The second that was written last, and its text: most IDs come in the same second as the one before.
             static LAST: Cell<(u64, [u8; 20])> = const { Cell::new((u64::MAX, [0; 20])) };
@@ -81,7 +90,7 @@ impl Serialize for Iso {
             let whole = timestamp(second.saturating_mul(1_000)).to_string();
             // `2024-01-03T19:30:00Z`, for every year that is written with four digits.
             let Ok(bytes) = whole.as_bytes().try_into() else {
-                return serializer.collect_str(&timestamp(self.0));
+                return IsoText::Other(timestamp(self.0).to_string());
             };
             (last, text) = (second, bytes);
             LAST.set((last, text));
@@ -90,7 +99,23 @@ impl Serialize for Iso {
         let mut written = [b'Z'; 24];
         written[..19].copy_from_slice(&text[..19]);
         written[19..23].copy_from_slice(&[b'.', digit(100), digit(10), digit(1)]);
-        serializer.serialize_str(std::str::from_utf8(&written).expect("digits and punctuation"))
+        IsoText::Usual(written)
+    }
+}
+
+/// A time in ISO 8601.
+enum IsoText {
+    /// With a year of four digits.
+    Usual([u8; 24]),
+    Other(String),
+}
+
+impl IsoText {
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Usual(text) => str::from_utf8(text).expect("digits and punctuation"),
+            Self::Other(text) => text,
+        }
     }
 }
 
@@ -214,7 +239,39 @@ impl One {
             sequence: parts.sequence,
         }
     }
+
+    /// The JSON of an ID as a number, as serde writes it, in a third of the time: it is what is asked for most.
+    pub(super) fn usual_json(&self) -> Bytes {
+        let mut id = itoa::Buffer::new();
+        let (id, timestamp) = (id.format(self.id.0.get()), self.timestamp.text());
+        let [mut datacenter_id, mut worker_id, mut sequence] = [itoa::Buffer::new(); 3];
+        let pieces = [
+            "{\"id\":",
+            id,
+            ",\"id_str\":\"",
+            id,
+            "\",\"timestamp\":\"",
+            timestamp.as_str(),
+            "\",\"datacenter_id\":",
+            datacenter_id.format(self.datacenter_id),
+            ",\"worker_id\":",
+            worker_id.format(self.worker_id),
+            ",\"sequence\":",
+            sequence.format(self.sequence),
+            "}",
+        ];
+        let mut text = Cursor::new([0; ONE_BYTES_MAX]);
+        for piece in pieces {
+            text.write_all(piece.as_bytes()).expect("the longest ID, time and parts fit");
+        }
+        let length = pieces.iter().map(|piece| piece.len()).sum();
+        Bytes::copy_from_slice(&text.get_ref()[..length])
+    }
 }
+
+/// The most bytes that one ID's JSON takes: 83 for the names, 19 twice for the ID, 30 for a time, 5, 5 and 10
+/// for the other parts.
+const ONE_BYTES_MAX: usize = 192;
 
 /// Several IDs, in order.
 #[derive(Serialize, ToSchema)]
@@ -389,6 +446,10 @@ mod tests {
     fn an_id_is_written_as_the_contract_has_it() {
         let id = Format::Decimal.parse("397833929219919914").unwrap();
         let text = |form| serde_json::to_string(&One::new(id, form, Layout::default())).unwrap();
+        for id in [Id::new(0).unwrap(), id, Id::MAX] {
+            let one = One::new(id, Form::Number, Layout::default());
+            assert_eq!(one.usual_json(), serde_json::to_vec(&one).unwrap());
+        }
         assert_eq!(
             text(Form::Number),
             r#"{"id":397833929219919914,"id_str":"397833929219919914","timestamp":"2024-01-03T19:30:00.123Z","datacenter_id":0,"worker_id":5,"sequence":42}"#
