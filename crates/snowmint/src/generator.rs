@@ -98,6 +98,7 @@ impl Generator {
         // ever changed by compare-exchange, which always sees the latest.
         let max_sequence = self.limits.max_sequence.load(Ordering::Relaxed);
         let mut next = self.next.0.load(Ordering::Relaxed);
+        let wanted = wanted.max(1);
         loop {
             // A tick that was opened is below the ceiling, and ceilings never decrease: no need to look.
             let open = (1..=max_sequence).contains(&mask(next, sequence_bits))
@@ -105,7 +106,8 @@ impl Generator {
             let position =
                 if open { next } else { self.open_tick(next, since_tick, now_tick, max_sequence)? };
             let sequence = mask(position, sequence_bits);
-            let count = wanted.clamp(1, max_sequence - sequence + 1);
+            let room = max_sequence - sequence + 1;
+            let count = if wanted <= room { wanted } else { the_rest(room) };
             let taken = position + u64::from(count);
             match self.next.0.compare_exchange_weak(next, taken, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => {
@@ -250,6 +252,14 @@ impl Generator {
     pub fn ceiling(&self) -> Ceiling {
         Ceiling::at_tick(self.layout, self.limits.ceiling_tick.load(Ordering::Relaxed))
     }
+}
+
+/// A call that is rarely made, so that the compiler branches and does not select: the usual count then does
+/// not wait for the position to be loaded.
+#[cold]
+#[inline(never)]
+fn the_rest(room: u32) -> u32 {
+    room
 }
 
 #[inline]
