@@ -64,7 +64,7 @@ impl EmbeddedRegistry {
     pub fn new(directory: &Path) -> Result<Self, RegistryError> {
         let files = Files { directory: directory.to_owned(), held: Mutex::default() };
         let slots = files.slots_directory();
-        fs::create_dir_all(&slots).map_err(|source| file_error("cannot create", &slots, source))?;
+        create_durably(&slots).map_err(|source| file_error("cannot create", &slots, source))?;
         Ok(Self { files: Arc::new(files) })
     }
 
@@ -395,6 +395,16 @@ fn decode(bytes: &[u8]) -> Result<Contents, Bad> {
         return Err(damaged("its checksum does not match"));
     }
     serde_json::from_slice(body).map_err(|error| Bad::Damaged(error.to_string()))
+}
+
+/// Makes a directory, and those it lies in, so that a loss of power does not take them away again together
+/// with the windows that are kept in them.
+fn create_durably(directory: &Path) -> io::Result<()> {
+    let directory = std::path::absolute(directory)?;
+    let new = directory.ancestors().take_while(|path| !path.exists()).count();
+    fs::create_dir_all(&directory)?;
+    // A name is kept by the directory it stands in: the last of these was there before.
+    directory.ancestors().take(new + 1).try_for_each(|path| File::open(path)?.sync_all())
 }
 
 fn open_lock(path: &Path) -> Result<File, RegistryError> {
