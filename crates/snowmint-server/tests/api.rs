@@ -480,6 +480,20 @@ async fn a_fault_or_a_slow_part_is_an_error_and_not_a_silence() {
     }
 }
 
+#[tokio::test]
+async fn stopping_does_not_wait_for_what_never_ends() {
+    let limits = Limits { request_s: 3_600, ..Limits::default() };
+    let node = Node::start_showing(limits, Some(Arc::new(Faulty { panics: false }))).await;
+    let mut endless = TcpStream::connect(node.http).await.unwrap();
+    endless.write_all(b"GET /api/v1/cluster HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    assert_eq!(node.get("/livez").await.status, StatusCode::OK);
+    tokio::time::timeout(Duration::from_secs(10), node.stop()).await.expect("a stop takes 10 s at most");
+    let mut rest = Vec::new();
+    // Closed or reset: either way without an answer.
+    let _ = endless.read_to_end(&mut rest).await;
+    assert_eq!(rest, b"");
+}
+
 async fn channel(node: &Node) -> Channel {
     Channel::from_shared(format!("http://{}", node.grpc)).unwrap().connect().await.unwrap()
 }
