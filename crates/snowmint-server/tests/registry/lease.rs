@@ -241,6 +241,29 @@ async fn requests_beyond_the_longest_wait_are_refused_and_others_are_not() {
     assert!(node.service.health().sequence_overflows >= 8);
 }
 
+/// Who waits for a millisecond gets it before who came later, also before one who finds it free.
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_is_in_arrival_order() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = Node::start(directory.path(), "a", |settings| {
+        settings.max_sequence = 9;
+        settings.window_ms = 10_000;
+    })
+    .await;
+    node.ready().await;
+    let mut requests = Vec::new();
+    for _ in 0..20 {
+        let mut request = Box::pin(node.service.ranges(25));
+        // Polled once, it has arrived; it wants more than a millisecond has, and so it waits.
+        assert!(futures_util::poll!(&mut request).is_pending());
+        requests.push(request);
+    }
+    let answers = futures_util::future::join_all(requests).await;
+    // What the first poll of each took at once came before all that was waited for.
+    let lasts: Vec<Id> = answers.into_iter().map(|ranges| ranges.unwrap().last().unwrap().last()).collect();
+    assert!(lasts.is_sorted_by(|one, next| one < next), "{lasts:?}");
+}
+
 /// Invariant 7: a clock years past everything the registry knows is not believed when a slot is taken.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_far_past_the_newest_window_takes_no_slot() {
