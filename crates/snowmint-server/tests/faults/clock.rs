@@ -21,13 +21,13 @@ const AFTERWARDS: Duration = Duration::from_secs(4);
 
 /// A wall clock that can be stepped.
 struct WallClock {
-    library: PathBuf,
+    preload: PathBuf,
     directory: TempDir,
 }
 
 impl WallClock {
     fn new(offset: &str) -> Self {
-        let clock = Self { library: libfaketime(), directory: TempDir::new().unwrap() };
+        let clock = Self { preload: libfaketime(), directory: TempDir::new().unwrap() };
         clock.step(offset);
         clock
     }
@@ -46,7 +46,7 @@ impl WallClock {
     /// Makes it the wall clock of a process.
     fn of(&self, serve: Serve) -> Serve {
         serve
-            .env("LD_PRELOAD", &self.library)
+            .env("LD_PRELOAD", &self.preload)
             .env("FAKETIME_TIMESTAMP_FILE", self.file())
             .env("FAKETIME_NO_CACHE", "1")
             .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
