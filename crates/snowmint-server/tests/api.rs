@@ -373,6 +373,10 @@ async fn the_description_is_of_what_is_served() {
             assert!(!matches!(status.as_u16(), 404 | 405), "{method} {path}: {status}");
             let described = operation["responses"].as_object().unwrap();
             assert!(described.contains_key(status.as_str()), "{method} {path}: {status} is not described");
+            for (status, response) in described {
+                let text = response["description"].as_str().unwrap_or_default();
+                assert!(!text.is_empty(), "{method} {path}: {status} needs a description");
+            }
             calls.insert(format!("{method} {path}"));
         }
     }

@@ -6,8 +6,10 @@ use std::io::{Cursor, Write};
 use axum::body::Bytes;
 
 use serde::{Deserialize, Serialize, Serializer};
+use serde_json::json;
 use serde_json::value::RawValue;
 use snowmint::{Format, Id, IdRange, Layout};
+use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, OneOfBuilder, Type};
 use utoipa::{IntoParams, ToSchema};
 
 use super::idempotency::Batch;
@@ -62,6 +64,19 @@ impl Serialize for Shown {
             Form::Text(format) => serializer.serialize_str(&format.text(self.0)),
         }
     }
+}
+
+/// The schema of [`Shown`]: which of the two it is, `format` says.
+fn number_or_text() -> OneOfBuilder {
+    let of_type = |kind| ObjectBuilder::new().schema_type(kind);
+    let number = of_type(Type::Integer).minimum(Some(0)).maximum(Some(Id::MAX.get()));
+    let text = of_type(Type::String);
+    OneOfBuilder::new().item(number).item(text).examples([json!(397_833_929_219_919_914_u64)])
+}
+
+/// The schema of [`Listed`].
+fn numbers_or_texts() -> ArrayBuilder {
+    ArrayBuilder::new().items(number_or_text())
 }
 
 fn decimal(id: Id) -> Shown {
@@ -125,7 +140,7 @@ impl IsoText {
 #[into_params(parameter_in = Query)]
 pub(super) struct OneParams {
     /// `decimal` (a JSON number), `string` (decimal text), `base62`, `base32` or `hex`.
-    #[param(default = "decimal")]
+    #[param(default = "decimal", pattern = "^(decimal|string|base62|base32|hex)$")]
     pub(super) format: Option<String>,
 }
 
@@ -138,7 +153,7 @@ pub(super) struct ManyParams {
     #[param(value_type = Option<u32>, minimum = 1, maximum = 10_000, default = 1)]
     pub(super) count: Option<String>,
     /// `decimal` (a JSON number), `string` (decimal text), `base62`, `base32` or `hex`.
-    #[param(default = "decimal")]
+    #[param(default = "decimal", pattern = "^(decimal|string|base62|base32|hex)$")]
     pub(super) format: Option<String>,
 }
 
@@ -151,7 +166,7 @@ pub(super) struct RangesParams {
     #[param(value_type = Option<u32>, minimum = 1, maximum = 1_000_000, default = 1)]
     pub(super) count: Option<String>,
     /// `decimal` (a JSON number), `string` (decimal text), `base62`, `base32` or `hex`.
-    #[param(default = "decimal")]
+    #[param(default = "decimal", pattern = "^(decimal|string|base62|base32|hex)$")]
     pub(super) format: Option<String>,
 }
 
@@ -165,6 +180,7 @@ pub(super) struct ParseParams {
     pub(super) id: Option<String>,
     /// Which form it is in: `decimal`, `string`, `base62`, `base32` or `hex`. Only needed for 11 or 13 bare
     /// digits, which could be two of them.
+    #[param(pattern = "^(decimal|string|base62|base32|hex)$")]
     pub(super) format: Option<String>,
 }
 
@@ -174,6 +190,7 @@ pub(super) struct ParseParams {
 #[into_params(parameter_in = Query)]
 pub(super) struct ParseFormat {
     /// As of the call by GET.
+    #[param(pattern = "^(decimal|string|base62|base32|hex)$")]
     pub(super) format: Option<String>,
 }
 
@@ -204,7 +221,7 @@ pub(super) struct BatchRequest {
 #[serde(deny_unknown_fields)]
 pub(super) struct ParseRequest {
     /// The ID, as a number or as text in any form.
-    #[schema(value_type = String, example = "397833929219919914")]
+    #[schema(schema_with = number_or_text, required)]
     pub(super) id: Option<Box<RawValue>>,
 }
 
@@ -213,7 +230,7 @@ pub(super) struct ParseRequest {
 #[schema(as = OneId)]
 pub(super) struct One {
     /// The ID: a number, or text where `format` says so.
-    #[schema(value_type = u64, example = 397_833_929_219_919_914_u64)]
+    #[schema(schema_with = number_or_text)]
     id: Shown,
     /// The same as decimal text, for languages whose numbers lose digits past 2^53.
     #[schema(value_type = String, example = "397833929219919914")]
@@ -278,7 +295,7 @@ const ONE_BYTES_MAX: usize = 192;
 #[schema(as = ManyIds)]
 pub(super) struct Many<'a> {
     /// Numbers, or texts where `format` says so.
-    #[schema(value_type = Vec<u64>)]
+    #[schema(schema_with = numbers_or_texts)]
     ids: Listed<'a>,
     count: u32,
     /// From the request's arrival at the service to its IDs.
@@ -322,7 +339,7 @@ pub(super) struct Ranges {
 #[schema(as = IdRange)]
 struct Range {
     /// The lowest: a number, or text where `format` says so.
-    #[schema(value_type = u64)]
+    #[schema(schema_with = number_or_text)]
     first: Shown,
     /// The same as decimal text.
     #[schema(value_type = String)]

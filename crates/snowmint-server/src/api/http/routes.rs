@@ -88,7 +88,7 @@ pub(super) fn one_id(service: &Service) -> Option<Response<Full<Bytes>>> {
 }
 
 /// One ID
-#[utoipa::path(get, path = "/api/v1/id", params(OneParams), responses((status = 200, body = One), Failures))]
+#[utoipa::path(get, path = "/api/v1/id", params(OneParams), responses((status = 200, body = One, description = "the ID and its parts"), Failures))]
 async fn get_id(State(app): AppState, Params(params): Params<OneParams>) -> Result<Response<Body>, Failure> {
     let form = Form::named(params.format.as_deref())?;
     let id = app.service.id().await?;
@@ -96,7 +96,7 @@ async fn get_id(State(app): AppState, Params(params): Params<OneParams>) -> Resu
 }
 
 /// Several IDs, all or none
-#[utoipa::path(get, path = "/api/v1/ids", params(ManyParams), responses((status = 200, body = Many), Failures))]
+#[utoipa::path(get, path = "/api/v1/ids", params(ManyParams), responses((status = 200, body = Many, description = "the IDs, lowest first"), Failures))]
 async fn get_ids(
     State(app): AppState,
     Params(params): Params<ManyParams>,
@@ -118,7 +118,7 @@ async fn get_ids(
         OneParams,
         ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters", max_length = 255)
     ),
-    responses((status = 200, body = Many), Failures)
+    responses((status = 200, body = Many, description = "the IDs, lowest first"), Failures)
 )]
 async fn post_batch(
     State(app): AppState,
@@ -138,7 +138,7 @@ async fn post_batch(
 }
 
 /// Many IDs as ranges of consecutive integers, all or none: the cheapest way to get them
-#[utoipa::path(get, path = "/api/v1/ranges", params(RangesParams), responses((status = 200, body = Ranges), Failures))]
+#[utoipa::path(get, path = "/api/v1/ranges", params(RangesParams), responses((status = 200, body = Ranges, description = "the ranges, lowest first"), Failures))]
 async fn get_ranges(
     State(app): AppState,
     Params(params): Params<RangesParams>,
@@ -150,7 +150,7 @@ async fn get_ranges(
 }
 
 /// What an ID says of its origin
-#[utoipa::path(get, path = "/api/v1/parse", params(ParseParams), responses((status = 200, body = Parsed), Failures))]
+#[utoipa::path(get, path = "/api/v1/parse", params(ParseParams), responses((status = 200, body = Parsed, description = "what the ID says"), Failures))]
 async fn get_parse(
     State(app): AppState,
     Params(params): Params<ParseParams>,
@@ -165,7 +165,7 @@ async fn get_parse(
     path = "/api/v1/parse",
     request_body = ParseRequest,
     params(ParseFormat),
-    responses((status = 200, body = Parsed), Failures)
+    responses((status = 200, body = Parsed, description = "what the ID says"), Failures)
 )]
 async fn post_parse(
     State(app): AppState,
@@ -182,7 +182,7 @@ async fn post_parse(
 }
 
 /// The lowest and the highest possible ID of an interval, for range scans
-#[utoipa::path(get, path = "/api/v1/bounds", params(BoundsParams), responses((status = 200, body = Bounds), Failures))]
+#[utoipa::path(get, path = "/api/v1/bounds", params(BoundsParams), responses((status = 200, body = Bounds, description = "the ends of the interval"), Failures))]
 async fn get_bounds(
     State(app): AppState,
     Params(params): Params<BoundsParams>,
@@ -215,7 +215,7 @@ async fn get_health(State(app): AppState) -> (StatusCode, Json<Health>) {
 }
 
 /// Datacenters, workers, windows and retired slots, as the registry has them
-#[utoipa::path(get, path = "/api/v1/cluster", responses((status = 200, body = Cluster), Failures))]
+#[utoipa::path(get, path = "/api/v1/cluster", responses((status = 200, body = Cluster, description = "what the registry has"), Failures))]
 async fn get_cluster(State(app): AppState) -> Result<Json<Cluster>, Failure> {
     let snapshot = app.registry.snapshot().await.map_err(|error| {
         tracing::warn!("the cluster cannot be shown: {error}");
@@ -225,13 +225,13 @@ async fn get_cluster(State(app): AppState) -> Result<Json<Cluster>, Failure> {
 }
 
 /// This description
-#[utoipa::path(get, path = "/api/v1/openapi.json", responses((status = 200, body = Object)))]
+#[utoipa::path(get, path = "/api/v1/openapi.json", responses((status = 200, body = Object, description = "OpenAPI 3.1")))]
 async fn get_openapi(State(app): AppState) -> Response<Body> {
     json(&app.openapi, 0)
 }
 
 /// Whether the process is there
-#[utoipa::path(get, path = "/livez", responses((status = 200, body = String, content_type = "text/plain")))]
+#[utoipa::path(get, path = "/livez", responses((status = 200, body = String, content_type = "text/plain", description = "it is")))]
 async fn livez() -> &'static str {
     "alive\n"
 }
@@ -253,7 +253,7 @@ async fn readyz(State(app): AppState) -> (StatusCode, String) {
 }
 
 /// The metrics, for Prometheus
-#[utoipa::path(get, path = "/metrics", responses((status = 200, body = String, content_type = "text/plain")))]
+#[utoipa::path(get, path = "/metrics", responses((status = 200, body = String, content_type = "text/plain", description = "in Prometheus' text form")))]
 async fn get_metrics(State(app): AppState) -> impl IntoResponse {
     ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], app.service.render_metrics())
 }
