@@ -11,9 +11,9 @@ use serde::Serialize;
 use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder};
 use utoipa::{IntoResponses, ToSchema};
 
+use super::body::Iso;
 use super::{AnswerBody, header};
 use crate::error::{Code, Error};
-use crate::registry::timestamp;
 
 /// An error on its way out. It travels as an extension of the response, and is written by [`write`] where
 /// the request's ID is known.
@@ -56,7 +56,7 @@ struct ErrorDescription<'a> {
     request_id: &'a str,
     /// When, in UTC.
     #[schema(value_type = String, format = DateTime)]
-    timestamp: jiff::Timestamp,
+    timestamp: Iso,
 }
 
 /// Writes an error into a response, whose other headers (`Allow`) stay.
@@ -72,7 +72,7 @@ pub(super) fn write(
             message: &error.message,
             details: error.details.as_ref(),
             request_id: request_id.to_str().unwrap_or_default(),
-            timestamp: timestamp(now_ms),
+            timestamp: Iso(now_ms),
         },
     };
     *response.status_mut() = match response.status() {
