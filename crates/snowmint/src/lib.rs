@@ -45,3 +45,8 @@ mod sync {
     #[cfg(not(loom))]
     pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 }
+
+/// Runs the README's example.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
