@@ -128,11 +128,13 @@ impl Metrics {
     /// How many IDs the process has issued, from every slot it held.
     #[must_use]
     pub fn issued_total(&self) -> u64 {
-        let families = self.issued.collect();
-        let counts = families.iter().flat_map(MetricFamily::get_metric).map(|m| m.get_counter().get_value());
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count, exact to 2^53")]
-        let total = counts.sum::<f64>() as u64;
-        total
+        total(&self.issued)
+    }
+
+    /// How many requests waited for a millisecond, on every slot the process held.
+    #[must_use]
+    pub fn overflows_total(&self) -> u64 {
+        total(&self.overflows)
     }
 
     /// All of it in Prometheus' text form.
@@ -164,4 +166,13 @@ fn valid<T>(metric: prometheus::Result<T>) -> T {
 fn registered<T: Collector + Clone + 'static>(registry: &Registry, metric: T) -> T {
     registry.register(Box::new(metric.clone())).expect("each name is registered once");
     metric
+}
+
+/// The sum of a counter over its labels.
+fn total(counters: &IntCounterVec) -> u64 {
+    let families = counters.collect();
+    let counts = families.iter().flat_map(MetricFamily::get_metric).map(|m| m.get_counter().get_value());
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count, exact to 2^53")]
+    let total = counts.sum::<f64>() as u64;
+    total
 }

@@ -92,7 +92,6 @@ pub struct Service {
     /// How many IDs the waiting requests still want. While it is not 0, nobody overtakes them.
     ids_waited_for: AtomicU64,
     started: Instant,
-    overflows: AtomicU64,
     rate: std::sync::Mutex<Rate>,
 }
 
@@ -115,7 +114,6 @@ impl Service {
             turn: Mutex::default(),
             ids_waited_for: AtomicU64::new(0),
             started: Instant::now(),
-            overflows: AtomicU64::new(0),
             rate: std::sync::Mutex::default(),
         }
     }
@@ -286,7 +284,6 @@ impl Service {
     }
 
     fn count_overflow(&self) {
-        self.overflows.fetch_add(1, Ordering::Relaxed);
         if let Some(held) = self.holding.load().as_ref() {
             held.metrics.overflows.inc();
         }
@@ -354,7 +351,7 @@ impl Service {
             clock_drift_ms: clock.offset_ms,
             ntp_synchronized: None,
             last_id: generator.and_then(Generator::last_id),
-            sequence_overflows: self.overflows.load(Ordering::Relaxed),
+            sequence_overflows: self.metrics.overflows_total(),
             window_left_ms: generator
                 .map_or(0, |g| g.ceiling().time_ms(self.layout).saturating_sub(self.now_ms())),
             registry: RegistryHealth {

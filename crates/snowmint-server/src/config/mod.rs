@@ -121,7 +121,7 @@ pub struct Ids {
     pub epoch_ms: u64,
     /// How many bits time, datacenter, worker and sequence have. The registry keeps the first node's for ever.
     pub layout: Split,
-    /// The highest sequence number used; unset, the layout's highest.
+    /// The highest sequence number used; unset, the registry's: the first node's, or else the layout's highest.
     pub max_sequence: Option<u32>,
     /// Where a millisecond's sequence starts.
     #[serde(with = "SequenceStartName")]

@@ -1,7 +1,6 @@
 //! The point where windows reach requests: the generator of the slot this node holds, if it holds one.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use snowmint::Generator;
@@ -22,9 +21,8 @@ pub struct Holding {
     held: ArcSwapOption<Held>,
     /// Why no slot is held, for as long as none is.
     absence: ArcSwap<String>,
-    /// What went wrong at the registry's last call; empty while it answers.
-    registry_error: ArcSwap<String>,
-    registry_answers: AtomicBool,
+    /// What went wrong at the registry's last call; nothing while it answers.
+    registry_error: ArcSwapOption<String>,
     /// A request found the window closed: the lease should not wait for its timer.
     closed: Notify,
     /// Counts takings and extensions.
@@ -38,8 +36,7 @@ impl Holding {
         Self {
             held: ArcSwapOption::empty(),
             absence: ArcSwap::from_pointee("the node is starting and has no worker slot yet".to_owned()),
-            registry_error: ArcSwap::default(),
-            registry_answers: AtomicBool::new(true),
+            registry_error: ArcSwapOption::empty(),
             closed: Notify::new(),
             changes: watch::Sender::new(0),
         }
@@ -60,13 +57,13 @@ impl Holding {
     /// What went wrong at the registry's last call, if something did.
     #[must_use]
     pub fn registry_error(&self) -> Option<String> {
-        (!self.registry_answers()).then(|| String::clone(&self.registry_error.load()))
+        self.registry_error.load().as_deref().cloned()
     }
 
     /// Whether the registry answered when it was last asked.
     #[must_use]
     pub fn registry_answers(&self) -> bool {
-        self.registry_answers.load(Ordering::Relaxed)
+        self.registry_error.load().is_none()
     }
 
     /// To be awaited by a request that found no open window. Subscribe, look again, then wait.
@@ -105,12 +102,11 @@ impl Holding {
     }
 
     pub(super) fn registry_answered(&self) {
-        self.registry_answers.store(true, Ordering::Relaxed);
+        self.registry_error.store(None);
     }
 
     pub(super) fn registry_failed(&self, error: String) {
-        self.registry_error.store(Arc::new(error));
-        self.registry_answers.store(false, Ordering::Relaxed);
+        self.registry_error.store(Some(Arc::new(error)));
     }
 }
 

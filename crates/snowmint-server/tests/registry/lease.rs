@@ -71,6 +71,12 @@ impl Node {
     }
 }
 
+/// So few that requests have to wait, from a window that does not end meanwhile.
+fn ten_a_millisecond(settings: &mut LeaseSettings) {
+    settings.max_sequence = 9;
+    settings.window_ms = 10_000;
+}
+
 async fn until(condition: impl Fn() -> bool) {
     let started = Instant::now();
     while !condition() {
@@ -215,11 +221,7 @@ async fn a_slot_given_back_is_kept_for_its_node() {
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_beyond_the_longest_wait_are_refused_and_others_are_not() {
     let directory = tempfile::tempdir().unwrap();
-    let node = Node::start(directory.path(), "a", |settings| {
-        settings.max_sequence = 9;
-        settings.window_ms = 10_000;
-    })
-    .await;
+    let node = Node::start(directory.path(), "a", ten_a_millisecond).await;
     node.ready().await;
     let refused = node.service.ranges(1_000_000).await.unwrap_err();
     assert!(matches!(refused, Refused::Overflow { wanted: 1_000_000, .. }), "{refused}");
@@ -245,11 +247,7 @@ async fn requests_beyond_the_longest_wait_are_refused_and_others_are_not() {
 #[tokio::test(flavor = "multi_thread")]
 async fn waiting_is_in_arrival_order() {
     let directory = tempfile::tempdir().unwrap();
-    let node = Node::start(directory.path(), "a", |settings| {
-        settings.max_sequence = 9;
-        settings.window_ms = 10_000;
-    })
-    .await;
+    let node = Node::start(directory.path(), "a", ten_a_millisecond).await;
     node.ready().await;
     let mut requests = Vec::new();
     for _ in 0..20 {
