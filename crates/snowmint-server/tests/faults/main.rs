@@ -5,11 +5,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(missing_docs, unreachable_pub, reason = "tests")]
 
-#[path = "../support/checker.rs"]
 mod checker;
-#[path = "../support/load.rs"]
 mod load;
-#[path = "../support/process.rs"]
 mod process;
 
 mod clock;

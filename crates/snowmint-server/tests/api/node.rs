@@ -1,5 +1,4 @@
 //! Starts the service inside the test, on ports of its own, with a registry in a directory of its own.
-#![allow(unreachable_pub, reason = "a module of a test has no outside")]
 
 use std::net::SocketAddr;
 use std::sync::Arc;
