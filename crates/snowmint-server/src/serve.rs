@@ -17,7 +17,9 @@ use crate::clock::{self, ClockError, ClockEvent, ClockSettings, HostTime, Servin
 use crate::config::{Config, Loaded};
 use crate::lease::{Holding, Lease, LeaseSettings};
 use crate::metrics::Metrics;
-use crate::registry::{EmbeddedRegistry, Namespace, Owner, Registry, RegistryError, Worker, timestamp};
+use crate::registry::{
+    CLOCK_DRIFT_THRESHOLD_MS, EmbeddedRegistry, Namespace, Owner, Registry, RegistryError, Worker, timestamp,
+};
 use crate::service::Service;
 use crate::{api, log};
 
@@ -153,6 +155,7 @@ fn namespace(config: &Config) -> Namespace {
         epoch_ms: config.id.epoch_ms,
         layout: config.id.layout,
         max_sequence: config.id.max_sequence(),
+        clock_drift_threshold_ms: CLOCK_DRIFT_THRESHOLD_MS,
     }
 }
 

@@ -193,7 +193,7 @@ mod tests {
         let claimed_ms = NOW_MS.checked_add_signed(ends_in_ms - 1).unwrap();
         let ceiling = Claim::new(layout(), slot(0), None, claimed_ms, 1).unwrap().ceiling();
         let record = WindowRecord::new(owner(node), ceiling, layout());
-        SlotState { window: Some((record, Revision(7))), worker: None, retired: None }
+        SlotState { window: Some((record, Revision(7))), worker: None, retired: None, damage: None }
     }
 
     fn held(node: &str) -> SlotState {
@@ -226,8 +226,10 @@ mod tests {
             epoch_ms: layout.epoch_ms(),
             layout: layout.split(),
             max_sequence: layout.split().max_sequence(),
+            clock_drift_threshold_ms: 100,
         };
-        choose(&Snapshot { namespace, slots }, layout, wish, NOW_MS).map(|choice| choice.slot.worker)
+        choose(&Snapshot { namespace, datacenters: BTreeMap::new(), slots }, layout, wish, NOW_MS)
+            .map(|choice| choice.slot.worker)
     }
 
     const WISH: Wish<'static> = Wish { datacenter: 1, worker: None, node: "me", reuse_cooling: false };

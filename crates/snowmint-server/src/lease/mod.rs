@@ -6,14 +6,14 @@ mod holding;
 use std::sync::Arc;
 use std::time::Duration;
 
-use snowmint::{Claim, ClaimError, Generator, Layout, SequenceStart, Slot};
+use snowmint::{Ceiling, Claim, ClaimError, Generator, Layout, SequenceStart, Slot};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::ServingClock;
 use crate::metrics::Metrics;
 use crate::registry::{
-    self, Purpose, Registry, RegistryError, Retired, Revision, Snapshot, SwapError, WindowRecord, Worker,
-    timestamp,
+    self, NotGranted, Purpose, Registry, RegistryError, Retired, Revision, Snapshot, SwapError, Wanted,
+    WindowRecord, Worker, timestamp,
 };
 pub use allocation::NoSlot;
 use allocation::{Choice, Wish};
@@ -67,7 +67,10 @@ pub struct Lease {
 /// A slot while this node holds it.
 struct Tenure {
     held: Arc<Held>,
+    /// Of the last swap that is known to have taken effect.
     revision: Revision,
+    /// The extension that may have taken effect since.
+    unknown: Option<Wanted>,
 }
 
 /// Why no slot could be taken.
@@ -86,6 +89,12 @@ enum TakeError {
          and is taken for wrong: set it right, or raise clock.idle_days_max"
     )]
     ClockLeap { now: jiff::Timestamp, newest: jiff::Timestamp, days: u64 },
+}
+
+impl From<NotGranted> for TakeError {
+    fn from(NotGranted { error, .. }: NotGranted) -> Self {
+        Self::Swap(error)
+    }
 }
 
 /// How holding a slot ended.
@@ -186,8 +195,7 @@ impl Lease {
         let Choice { slot, floor, revision } = choice;
         let claim = Claim::new(self.settings.layout, slot, floor, now_ms, self.settings.window_ms)?;
         let purpose = Purpose::Take { expected: revision, worker: &self.settings.worker };
-        let record = self.record(&claim);
-        let (window, revision) = registry::grant(&*self.registry, claim, &record, purpose).await?;
+        let (window, revision) = registry::grant(&*self.registry, self.wanted(claim), purpose).await?;
         tracing::info!(
             slot = %slot,
             floor = %timestamp(window.floor_ms()),
@@ -198,11 +206,16 @@ impl Lease {
         generator.set_max_sequence(self.settings.max_sequence);
         let held = Arc::new(Held { generator, metrics: self.metrics.slot(slot) });
         self.holding.take(Arc::clone(&held));
-        Ok(Tenure { held, revision })
+        Ok(Tenure { held, revision, unknown: None })
     }
 
-    fn record(&self, claim: &Claim) -> WindowRecord {
-        WindowRecord::new(self.settings.worker.owner.clone(), claim.ceiling(), self.settings.layout)
+    fn wanted(&self, claim: Claim) -> Wanted {
+        let record = self.record(claim.ceiling());
+        Wanted { claim, record }
+    }
+
+    fn record(&self, ceiling: Ceiling) -> WindowRecord {
+        WindowRecord::new(self.settings.worker.owner.clone(), ceiling, self.settings.layout)
     }
 
     async fn hold(&self, mut tenure: Tenure, stop: &CancellationToken) -> End {
@@ -237,6 +250,9 @@ impl Lease {
 
     /// Moves the ceiling on, unless most of the window is still ahead.
     async fn extend(&self, tenure: &mut Tenure) -> Result<(), TakeError> {
+        if let Some(unknown) = tenure.unknown.take() {
+            self.grant_more(tenure, unknown).await?;
+        }
         let generator = &tenure.held.generator;
         let (layout, window_ms, now_ms) =
             (self.settings.layout, self.settings.window_ms, self.clock.now_ms());
@@ -245,9 +261,17 @@ impl Lease {
             return Ok(());
         }
         let claim = Claim::new(layout, generator.slot(), Some(generator.ceiling()), now_ms, window_ms)?;
+        self.grant_more(tenure, self.wanted(claim)).await
+    }
+
+    async fn grant_more(&self, tenure: &mut Tenure, wanted: Wanted) -> Result<(), TakeError> {
+        let generator = &tenure.held.generator;
         let purpose = Purpose::Hold { expected: tenure.revision };
-        let record = self.record(&claim);
-        let (window, revision) = registry::grant(&*self.registry, claim, &record, purpose).await?;
+        let granted = registry::grant(&*self.registry, wanted, purpose).await;
+        let (window, revision) = granted.map_err(|NotGranted { error, unknown }| {
+            tenure.unknown = unknown;
+            error
+        })?;
         generator.extend(window).expect("the claim was made from this generator's slot and ceiling");
         tenure.revision = revision;
         if !self.holding.registry_answers() {
@@ -276,7 +300,8 @@ impl Lease {
             reuse_after: timestamp(now_ms.saturating_add(self.settings.grace_s.saturating_mul(1_000))),
             node: self.settings.worker.owner.node.clone(),
         };
-        match self.registry.retire(slot, tenure.revision, &retired).await {
+        let record = self.record(tenure.held.generator.ceiling());
+        match self.registry.retire(slot, tenure.revision, &record, &retired).await {
             Ok(()) => tracing::info!(%slot, "worker slot given back"),
             // It comes free by itself, with the process or its lease.
             Err(error) => tracing::warn!(%slot, "the worker slot could not be given back: {error}"),

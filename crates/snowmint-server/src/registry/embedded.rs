@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 use snowmint::Slot;
 
 use super::{
-    CALL_MS_MAX, Namespace, Registry, RegistryError, Retired, Revision, SlotState, Snapshot, SwapError,
-    WindowRecord, Worker,
+    CALL_MS_MAX, Changed, Datacenter, Namespace, Registry, RegistryError, Retired, Revision, Setting,
+    SlotState, Snapshot, SwapError, WindowRecord, Worker,
 };
 
 const FORMAT: &str = "1";
@@ -29,6 +29,9 @@ const HEADER_NAME: &str = "snowmint-registry";
 /// a few, unless that process was stopped in the middle of it.
 const LOCK_WAIT_MS_MAX: u64 = 2_000;
 const LOCK_POLL_MS: u64 = 1;
+
+/// How often it is looked whether another process changed the settings, in milliseconds.
+const SETTINGS_POLL_MS: u64 = 1_000;
 
 /// The largest registry file that is read, in bytes: a thousand slots take half a megabyte.
 const FILE_BYTES_MAX: u64 = 64 << 20;
@@ -47,6 +50,8 @@ struct Files {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Contents {
     namespace: Namespace,
+    #[serde(default)]
+    datacenters: BTreeMap<u16, Datacenter>,
     windows: BTreeMap<String, Window>,
     workers: BTreeMap<String, Worker>,
     retired_workers: BTreeMap<String, Retired>,
@@ -98,12 +103,45 @@ impl Registry for EmbeddedRegistry {
                 }
                 let contents = Contents {
                     namespace: wanted,
+                    datacenters: BTreeMap::new(),
                     windows: BTreeMap::new(),
                     workers: BTreeMap::new(),
                     retired_workers: BTreeMap::new(),
                 };
                 files.replace(&contents).map_err(ReplaceError::into_inner)?;
                 Ok(contents.namespace)
+            },
+            |late| late,
+        )
+        .await
+    }
+
+    async fn settings(&self) -> Result<(Namespace, Changed), RegistryError> {
+        let namespace = self.blocking(|files| Ok(files.locked_contents()?.namespace), |late| late).await?;
+        let (read, files) = (namespace.clone(), Arc::clone(&self.files));
+        // The file changes with every extension, so that it is read for what it says; without its lock, which
+        // is for those who change it: a file is replaced as a whole.
+        let changed = async move {
+            loop {
+                tokio::time::sleep(Duration::from_millis(SETTINGS_POLL_MS)).await;
+                let files = Arc::clone(&files);
+                let now = tokio::task::spawn_blocking(move || files.contents()).await;
+                if !matches!(now, Ok(Ok(contents)) if contents.namespace == read) {
+                    return;
+                }
+            }
+        };
+        Ok((namespace, Box::pin(changed)))
+    }
+
+    async fn set(&self, setting: &Setting) -> Result<(), RegistryError> {
+        let setting = setting.clone();
+        self.blocking(
+            move |files| {
+                let _lock = files.lock()?;
+                let mut contents = files.contents()?;
+                contents.set(setting);
+                files.replace(&contents).map_err(ReplaceError::into_inner)
             },
             |late| late,
         )
@@ -117,7 +155,7 @@ impl Registry for EmbeddedRegistry {
                 let contents = files.contents()?;
                 let slots = contents.windows.keys().filter_map(|key| key.parse().ok());
                 let slots = slots.map(|slot| (slot, files.state(&contents, slot))).collect();
-                Ok(Snapshot { namespace: contents.namespace, slots })
+                Ok(Snapshot { namespace: contents.namespace, datacenters: contents.datacenters, slots })
             },
             |late| late,
         )
@@ -156,9 +194,15 @@ impl Registry for EmbeddedRegistry {
         self.blocking(move |files| files.extend(slot, expected, record), SwapError::Unknown).await
     }
 
-    async fn retire(&self, slot: Slot, expected: Revision, retired: &Retired) -> Result<(), SwapError> {
-        let retired = retired.clone();
-        self.blocking(move |files| files.retire(slot, expected, retired), SwapError::Unknown).await
+    async fn retire(
+        &self,
+        slot: Slot,
+        expected: Revision,
+        record: &WindowRecord,
+        retired: &Retired,
+    ) -> Result<(), SwapError> {
+        let (record, retired) = (record.clone(), retired.clone());
+        self.blocking(move |files| files.retire(slot, expected, record, retired), SwapError::Unknown).await
     }
 
     async fn abandon(&self, slot: Slot) {
@@ -202,10 +246,16 @@ impl Files {
         Ok(revision)
     }
 
-    fn retire(&self, slot: Slot, expected: Revision, retired: Retired) -> Result<(), SwapError> {
+    fn retire(
+        &self,
+        slot: Slot,
+        expected: Revision,
+        record: WindowRecord,
+        retired: Retired,
+    ) -> Result<(), SwapError> {
         let _lock = self.lock().map_err(SwapError::Unavailable)?;
         let mut contents = self.contents().map_err(SwapError::Unavailable)?;
-        contents.expect(slot, Some(expected))?;
+        contents.swap(slot, Some(expected), record)?;
         contents.workers.remove(&slot.to_string());
         contents.retired_workers.insert(slot.to_string(), retired);
         self.replace(&contents)?;
@@ -221,6 +271,7 @@ impl Files {
             window: contents.windows.get(&key).map(|window| (window.record.clone(), window.revision)),
             worker: contents.workers.get(&key).filter(|_| self.looks_alive(slot)).cloned(),
             retired: contents.retired_workers.get(&key).cloned(),
+            damage: None,
         }
     }
 
@@ -267,6 +318,11 @@ impl Files {
                 Err(TryLockError::Error(source)) => return Err(file_error("cannot lock", &path, source)),
             }
         }
+    }
+
+    fn locked_contents(&self) -> Result<Contents, RegistryError> {
+        let _lock = self.lock()?;
+        self.contents()
     }
 
     fn contents(&self) -> Result<Contents, RegistryError> {
@@ -330,6 +386,17 @@ impl Contents {
             return Ok(());
         }
         Err(SwapError::Conflict { holder: stands.map(|window| window.record.owner.clone()) })
+    }
+
+    fn set(&mut self, setting: Setting) {
+        match setting {
+            Setting::MaxSequence(number) => self.namespace.max_sequence = number,
+            Setting::ClockDriftThreshold(ms) => self.namespace.clock_drift_threshold_ms = ms,
+            Setting::DatacenterName(id, name) => self.datacenters.entry(id).or_default().name = Some(name),
+            Setting::DatacenterRegion(id, region) => {
+                self.datacenters.entry(id).or_default().region = Some(region);
+            }
+        }
     }
 
     fn swap(

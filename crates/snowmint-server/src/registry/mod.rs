@@ -1,13 +1,26 @@
 //! Where slots, their windows and the namespace's settings are kept: one trait, one module a backend.
 
 mod embedded;
+mod etcd;
+mod key;
 mod record;
+mod tree;
+mod zookeeper;
+
+use std::pin::Pin;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use snowmint::{Claim, Slot, Window};
+use tokio::time::Instant;
 
 pub use embedded::EmbeddedRegistry;
-pub use record::{Namespace, Owner, Retired, SlotState, Snapshot, WindowRecord, Worker, timestamp};
+pub use etcd::{EtcdRegistry, EtcdSettings};
+pub use record::{
+    CLOCK_DRIFT_THRESHOLD_MS, Datacenter, Namespace, Owner, Retired, Setting, SlotState, Snapshot,
+    WindowRecord, Worker, timestamp,
+};
+pub use zookeeper::{ZooKeeperRegistry, ZooKeeperSettings};
 
 /// Which version of a window record was read. It changes with every change of the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -33,14 +46,20 @@ pub trait Registry: Send + Sync + 'static {
     /// Writes `wanted` where nothing stands yet, and returns what stands.
     async fn open(&self, wanted: &Namespace) -> Result<Namespace, RegistryError>;
 
-    /// Everything there is, as of one moment.
+    /// The shared settings, and when it is worth reading them again.
+    async fn settings(&self) -> Result<(Namespace, Changed), RegistryError>;
+
+    /// Changes one setting.
+    async fn set(&self, setting: &Setting) -> Result<(), RegistryError>;
+
+    /// Everything there is. Each slot is as it was at one moment of the call.
     async fn snapshot(&self) -> Result<Snapshot, RegistryError>;
 
     /// One slot, by a read that sees every swap completed before it.
     async fn slot(&self, slot: Slot) -> Result<SlotState, RegistryError>;
 
     /// Takes a slot: its window record becomes `record`, `worker` is alive on it, and it is not retired any
-    /// more. A slot on which another worker looks alive is a conflict.
+    /// more. A slot on which another node's worker looks alive is a conflict.
     async fn claim(
         &self,
         slot: Slot,
@@ -49,7 +68,7 @@ pub trait Registry: Send + Sync + 'static {
         worker: &Worker,
     ) -> Result<Revision, SwapError>;
 
-    /// Changes the window record of a slot that is held.
+    /// Changes the window record of a slot that is held, and sees to it that its worker looks alive.
     async fn extend(
         &self,
         slot: Slot,
@@ -57,20 +76,35 @@ pub trait Registry: Send + Sync + 'static {
         record: &WindowRecord,
     ) -> Result<Revision, SwapError>;
 
-    /// Gives a held slot back: its worker is gone, `retired` says until when it cools down.
-    async fn retire(&self, slot: Slot, expected: Revision, retired: &Retired) -> Result<(), SwapError>;
+    /// Gives a slot back: its worker is gone, `retired` says until when it cools down.
+    ///
+    /// `record` is the one that stands. It gets a new revision, so that whoever believes to hold the slot
+    /// after somebody else gave it back is told at the next extension.
+    async fn retire(
+        &self,
+        slot: Slot,
+        expected: Revision,
+        record: &WindowRecord,
+        retired: &Retired,
+    ) -> Result<(), SwapError>;
 
-    /// Forgets that this process holds the slot, after it was lost: no write, only what is kept locally.
+    /// Lets a slot that was lost look free, as far as that can be done: the window is not touched.
     async fn abandon(&self, slot: Slot);
 }
 
-/// The longest a call to a registry takes, in milliseconds.
-pub const CALL_MS_MAX: u64 = 5_000;
+/// Ends when the settings may have changed since they were read. A hint: it may come without reason, and
+/// a registry that is away may hold it back.
+pub type Changed = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// How often an unknown outcome is looked into before it is handed up as one.
-const RESOLVE_ATTEMPTS_MAX: u32 = 5;
+/// The longest a call to a registry takes, in milliseconds. A swap that got no answer and the read that looks
+/// into it are over before a window of the usual length is.
+pub const CALL_MS_MAX: u64 = 2_500;
 
-/// The first pause between two looks, in milliseconds; each later one is twice as long.
+/// For how long a swap of unknown outcome is looked into and repeated, in milliseconds. Calls that are
+/// under way then are not cut short.
+const RESOLVE_MS_MAX: u64 = CALL_MS_MAX;
+
+/// The pause before such a swap is repeated, in milliseconds.
 const RESOLVE_PAUSE_MS: u64 = 50;
 
 /// What a claim is for.
@@ -90,28 +124,83 @@ pub enum Purpose<'a> {
     },
 }
 
+impl Purpose<'_> {
+    fn expected(&self) -> Option<Revision> {
+        match *self {
+            Self::Take { expected, .. } => expected,
+            Self::Hold { expected } => Some(expected),
+        }
+    }
+}
+
+/// A claim, and the record that makes it a window once it is durable.
+#[derive(Debug)]
+pub struct Wanted {
+    /// What is asked for.
+    pub claim: Claim,
+    /// What has to become durable.
+    pub record: WindowRecord,
+}
+
+/// A claim that was not granted.
+#[derive(Debug)]
+pub struct NotGranted {
+    /// Why.
+    pub error: SwapError,
+    /// Where it is unknown what became of it: to be granted again, as it is, before anything else is asked
+    /// for. Whichever try takes effect then, it is this record.
+    pub unknown: Option<Wanted>,
+}
+
 /// Makes a claim durable, and only then a window.
 ///
 /// This is the one place where [`Claim::granted`] is called: a window exists because a backend confirmed
 /// its record, or because a later read found exactly that record.
 pub async fn grant(
     registry: &dyn Registry,
-    claim: Claim,
+    wanted: Wanted,
+    purpose: Purpose<'_>,
+) -> Result<(Window, Revision), NotGranted> {
+    debug_assert_eq!(wanted.record.ceiling, wanted.claim.ceiling().id());
+    match confirm(registry, wanted.claim.slot(), &wanted.record, purpose).await {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the registry has confirmed that the record is durable"
+        )]
+        Ok(revision) => Ok((wanted.claim.granted(), revision)),
+        Err(error) => {
+            let unknown = matches!(error, SwapError::Unknown(_)).then_some(wanted);
+            Err(NotGranted { error, unknown })
+        }
+    }
+}
+
+/// Swaps until it is known what became of it, or it took too long.
+async fn confirm(
+    registry: &dyn Registry,
+    slot: Slot,
     record: &WindowRecord,
     purpose: Purpose<'_>,
-) -> Result<(Window, Revision), SwapError> {
-    let slot = claim.slot();
-    debug_assert_eq!(record.ceiling, claim.ceiling().id());
-    let revision = match swap(registry, slot, record, purpose).await {
-        Ok(revision) => revision,
-        // A conflict may be this very swap, from a try whose reply was lost.
-        Err(doubt @ (SwapError::Unknown(_) | SwapError::Conflict { .. })) => {
-            resolve(registry, slot, record, purpose, doubt).await?
+) -> Result<Revision, SwapError> {
+    let started = Instant::now();
+    loop {
+        let doubt = match swap(registry, slot, record, purpose).await {
+            // A conflict may be this very swap, from a try whose reply was lost.
+            Err(doubt @ (SwapError::Unknown(_) | SwapError::Conflict { .. })) => doubt,
+            known => return known,
+        };
+        let window = registry.slot(slot).await.map_err(SwapError::Unknown)?.window;
+        match window {
+            Some((ref stands, revision)) if stands == record => return Ok(revision),
+            window if window.as_ref().map(|(_, revision)| *revision) != purpose.expected() => {
+                return Err(SwapError::Conflict { holder: window.map(|(stands, _)| stands.owner) });
+            }
+            // The record is as it was. A conflict then is about the slot's worker, not its record.
+            _ if matches!(doubt, SwapError::Conflict { .. }) => return Err(doubt),
+            _ if started.elapsed() >= Duration::from_millis(RESOLVE_MS_MAX) => return Err(doubt),
+            _ => tokio::time::sleep(Duration::from_millis(RESOLVE_PAUSE_MS)).await,
         }
-        Err(unavailable) => return Err(unavailable),
-    };
-    #[expect(clippy::disallowed_methods, reason = "the registry has confirmed that the record is durable")]
-    Ok((claim.granted(), revision))
+    }
 }
 
 async fn swap(
@@ -124,40 +213,6 @@ async fn swap(
         Purpose::Take { expected, worker } => registry.claim(slot, expected, record, worker).await,
         Purpose::Hold { expected } => registry.extend(slot, expected, record).await,
     }
-}
-
-/// Reads the record until it is known what became of a swap, repeating the same swap where it did not
-/// happen: whichever of the two takes effect, it is this record.
-async fn resolve(
-    registry: &dyn Registry,
-    slot: Slot,
-    record: &WindowRecord,
-    purpose: Purpose<'_>,
-    mut doubt: SwapError,
-) -> Result<Revision, SwapError> {
-    let expected = match purpose {
-        Purpose::Take { expected, .. } => expected,
-        Purpose::Hold { expected } => Some(expected),
-    };
-    for attempt in 0..RESOLVE_ATTEMPTS_MAX {
-        match registry.slot(slot).await {
-            Ok(state) => match state.window {
-                Some((ref stands, revision)) if stands == record => return Ok(revision),
-                window if window.as_ref().map(|(_, revision)| *revision) != expected => {
-                    return Err(SwapError::Conflict { holder: window.map(|(stands, _)| stands.owner) });
-                }
-                // The record is as it was. A conflict then is about the slot's worker, not its record.
-                _ if matches!(doubt, SwapError::Conflict { .. }) => return Err(doubt),
-                _ => match swap(registry, slot, record, purpose).await {
-                    Ok(revision) => return Ok(revision),
-                    Err(again) => doubt = again,
-                },
-            },
-            Err(unreadable) => doubt = SwapError::Unknown(unreadable),
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(RESOLVE_PAUSE_MS << attempt)).await;
-    }
-    Err(doubt)
 }
 
 /// Why a registry could not be read, or refuses to be used.
@@ -208,6 +263,32 @@ pub enum RegistryError {
     /// A call had to be given up.
     #[error("the registry did not answer within {CALL_MS_MAX} ms")]
     TimedOut,
+    /// The registry's servers cannot be reached, or refuse.
+    #[error("the registry {registry} {problem}")]
+    Server {
+        /// Which registry.
+        registry: String,
+        /// What it said, or what became of the connection.
+        problem: String,
+    },
+    /// What is needed to talk to the registry is not there or of no use.
+    #[error("{key} cannot be used: {problem}")]
+    Settings {
+        /// The configuration's key.
+        key: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A shared setting is none.
+    #[error("the registry's {key} is {value}, and {wanted} is wanted")]
+    Setting {
+        /// Which.
+        key: String,
+        /// What stands there.
+        value: String,
+        /// What would be right.
+        wanted: &'static str,
+    },
 }
 
 /// Why a swap did not, or may not, have happened.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use snowmint::{Ceiling, Id, Layout, Slot, Split};
 use uuid::Uuid;
 
-use super::Revision;
+use super::{Revision, key};
 
 /// What all nodes of one namespace share. Epoch and layout never change once a window exists.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,14 +21,72 @@ pub struct Namespace {
     pub layout: Split,
     /// How far one millisecond's IDs count.
     pub max_sequence: u32,
+    /// How far the wall clock may be from the serving clock before a node warns, in milliseconds.
+    #[serde(default = "clock_drift_threshold_ms")]
+    pub clock_drift_threshold_ms: u64,
+}
+
+/// The document's threshold, which a registry has that was written before there was one.
+fn clock_drift_threshold_ms() -> u64 {
+    CLOCK_DRIFT_THRESHOLD_MS
+}
+
+/// What a new namespace's `clock_drift_threshold` is.
+pub const CLOCK_DRIFT_THRESHOLD_MS: u64 = 100;
+
+/// A setting that may be changed at any time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Setting {
+    /// How far one millisecond's IDs count.
+    MaxSequence(u32),
+    /// How far the wall clock may be from the serving clock before a node warns, in milliseconds.
+    ClockDriftThreshold(u64),
+    /// What a datacenter is called.
+    DatacenterName(u16, String),
+    /// Where it is.
+    DatacenterRegion(u16, String),
+}
+
+impl Setting {
+    /// Its name below the registry's root, such as `config/max_sequence`.
+    #[must_use]
+    pub fn key(&self) -> String {
+        match self {
+            Self::MaxSequence(_) => key::MAX_SEQUENCE.to_owned(),
+            Self::ClockDriftThreshold(_) => key::CLOCK_DRIFT_THRESHOLD.to_owned(),
+            Self::DatacenterName(datacenter, _) => key::datacenter(*datacenter, "name"),
+            Self::DatacenterRegion(datacenter, _) => key::datacenter(*datacenter, "region"),
+        }
+    }
+
+    /// Its value, as the registry has it.
+    #[must_use]
+    pub fn value(&self) -> String {
+        match self {
+            Self::MaxSequence(number) => number.to_string(),
+            Self::ClockDriftThreshold(number) => number.to_string(),
+            Self::DatacenterName(_, text) | Self::DatacenterRegion(_, text) => text.clone(),
+        }
+    }
+}
+
+/// What a datacenter is called, and where it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Datacenter {
+    /// Such as `us-east-1`.
+    pub name: Option<String>,
+    /// Such as `us-east`.
+    pub region: Option<String>,
 }
 
 /// Who holds a slot: a node, and which of its lives.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
-    /// The node's name, which survives a restart.
+    /// The node's name, which survives a restart. Empty where an entry was not written by snowmint.
+    #[serde(default)]
     pub node: String,
     /// This run of it.
+    #[serde(default)]
     pub instance: Uuid,
 }
 
@@ -85,6 +143,7 @@ pub struct Retired {
     /// From when on any node may take it; until then only `node`.
     pub reuse_after: Timestamp,
     /// The node that held it.
+    #[serde(default)]
     pub node: String,
 }
 
@@ -97,6 +156,8 @@ pub struct SlotState {
     pub worker: Option<Worker>,
     /// The entry of whoever gave it back last, while it cools down.
     pub retired: Option<Retired>,
+    /// What is wrong with an entry that somebody edited: a slot of which not all is known is not to be taken.
+    pub damage: Option<String>,
 }
 
 /// A registry, as of one moment.
@@ -104,6 +165,8 @@ pub struct SlotState {
 pub struct Snapshot {
     /// The shared settings.
     pub namespace: Namespace,
+    /// The datacenters that have a name or a region.
+    pub datacenters: BTreeMap<u16, Datacenter>,
     /// Every slot that was ever held.
     pub slots: BTreeMap<Slot, SlotState>,
 }

@@ -1,14 +1,18 @@
 //! What every backend owes, as its trait's documentation says.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use snowmint::{Ceiling, Claim, Layout, Slot};
 use snowmint_server::registry::{
-    Namespace, Owner, Registry, Retired, Revision, SlotState, SwapError, WindowRecord, Worker, timestamp,
+    Datacenter, Namespace, Owner, Registry, Retired, Revision, Setting, SlotState, SwapError, WindowRecord,
+    Worker, timestamp,
 };
 use uuid::Uuid;
 
 pub const NOW_MS: u64 = snowmint::DEFAULT_EPOCH_MS + 1_000_000;
+/// How long anything that has to happen is waited for.
+const PATIENCE: Duration = Duration::from_secs(20);
 pub const SLOT: Slot = Slot { datacenter: 0, worker: 5 };
 
 /// Opens the registry as another node would: with each call there is one more node.
@@ -22,7 +26,10 @@ pub async fn check(fresh: impl Fn() -> Box<dyn Fn() -> Arc<dyn Registry>>) {
     a_slot_that_looks_alive_is_a_conflict(&*fresh()).await;
     a_retired_slot_says_so_and_a_claim_ends_it(&*fresh()).await;
     an_abandoned_slot_is_free_and_keeps_its_record(&*fresh()).await;
+    a_slot_can_be_taken_from_its_holder(&*fresh()).await;
     of_many_at_once_one_gets_the_slot(&*fresh()).await;
+    a_changed_setting_is_seen_by_who_waits_for_it(&*fresh()).await;
+    of_many_first_nodes_one_names_the_namespace(&*fresh()).await;
 }
 
 pub fn namespace() -> Namespace {
@@ -32,6 +39,7 @@ pub fn namespace() -> Namespace {
         epoch_ms: layout.epoch_ms(),
         layout: layout.split(),
         max_sequence: layout.split().max_sequence(),
+        clock_drift_threshold_ms: 100,
     }
 }
 
@@ -69,7 +77,8 @@ async fn the_first_node_names_the_namespace(open: Open<'_>) {
 async fn a_claim_is_seen_by_every_node(open: Open<'_>) {
     let (registry, worker) = (open(), worker("a"));
     let (record, _, revision) = claimed(&*registry, &worker).await;
-    let expected = SlotState { window: Some((record, revision)), worker: Some(worker), retired: None };
+    let expected =
+        SlotState { window: Some((record, revision)), worker: Some(worker), retired: None, damage: None };
     let other = open();
     assert_eq!(other.slot(SLOT).await.unwrap(), expected);
     assert_eq!(other.snapshot().await.unwrap().slots, [(SLOT, expected)].into());
@@ -87,7 +96,8 @@ async fn a_swap_needs_the_expected_revision(open: Open<'_>) {
     let conflict = registry.extend(SLOT, revision, &first).await.unwrap_err();
     assert!(matches!(conflict, SwapError::Conflict { holder: Some(ref owner) } if *owner == worker.owner));
     let retired = retired("a", NOW_MS);
-    assert!(matches!(registry.retire(SLOT, revision, &retired).await, Err(SwapError::Conflict { .. })));
+    let retire = registry.retire(SLOT, revision, &first, &retired).await;
+    assert!(matches!(retire, Err(SwapError::Conflict { .. })), "{retire:?}");
     for stale in [None, Some(revision)] {
         let claim = open().claim(SLOT, stale, &first, &worker).await;
         assert!(matches!(claim, Err(SwapError::Conflict { .. })), "{claim:?}");
@@ -109,16 +119,17 @@ async fn a_retired_slot_says_so_and_a_claim_ends_it(open: Open<'_>) {
     let (registry, holder) = (open(), worker("a"));
     let (record_before, ceiling, revision) = claimed(&*registry, &holder).await;
     let entry = retired("a", NOW_MS + 1_000);
-    registry.retire(SLOT, revision, &entry).await.unwrap();
+    registry.retire(SLOT, revision, &record_before, &entry).await.unwrap();
     let other = open();
     let state = other.slot(SLOT).await.unwrap();
     assert_eq!((&state.worker, &state.retired), (&None, &Some(entry)));
-    let (window, revision) = state.window.unwrap();
+    let (window, revision_after) = state.window.unwrap();
     assert_eq!(window, record_before, "the ceiling stays when a slot is given back");
+    assert_ne!(revision_after, revision, "who believes to hold it still has to be told");
 
     let next = worker("b");
     let (taken, _) = record(&next, Some(ceiling), NOW_MS + 20_000);
-    other.claim(SLOT, Some(revision), &taken, &next).await.unwrap();
+    other.claim(SLOT, Some(revision_after), &taken, &next).await.unwrap();
     let state = registry.slot(SLOT).await.unwrap();
     assert_eq!((state.worker, state.retired), (Some(next), None));
 }
@@ -129,6 +140,58 @@ async fn an_abandoned_slot_is_free_and_keeps_its_record(open: Open<'_>) {
     registry.abandon(SLOT).await;
     let state = open().slot(SLOT).await.unwrap();
     assert_eq!((state.window, state.worker), (Some((record, revision)), None));
+}
+
+/// Invariant 10: an operator gives back a slot whose holder knows nothing of it, until it extends.
+async fn a_slot_can_be_taken_from_its_holder(open: Open<'_>) {
+    let (registry, holder) = (open(), worker("a"));
+    let (stands, ceiling, revision) = claimed(&*registry, &holder).await;
+    let entry = retired("a", NOW_MS);
+    open().retire(SLOT, revision, &stands, &entry).await.unwrap();
+    let state = open().slot(SLOT).await.unwrap();
+    assert_eq!((state.worker, state.retired), (None, Some(entry.clone())));
+
+    let (next, _) = record(&holder, Some(ceiling), NOW_MS + 5_000);
+    let extended = registry.extend(SLOT, revision, &next).await;
+    assert!(matches!(extended, Err(SwapError::Conflict { .. })), "{extended:?}");
+    registry.abandon(SLOT).await;
+    let state = open().slot(SLOT).await.unwrap();
+    assert_eq!((state.worker, state.retired), (None, Some(entry)));
+    assert_eq!(state.window.unwrap().0, stands);
+}
+
+async fn a_changed_setting_is_seen_by_who_waits_for_it(open: Open<'_>) {
+    let registry = open();
+    let first = registry.open(&namespace()).await.unwrap();
+    let (read, changed) = registry.settings().await.unwrap();
+    assert_eq!(read, first);
+    open().set(&Setting::MaxSequence(1_000)).await.unwrap();
+    tokio::time::timeout(PATIENCE, changed).await.expect("a change is told");
+    let (read, _) = registry.settings().await.unwrap();
+    assert_eq!(read, Namespace { max_sequence: 1_000, ..first.clone() });
+
+    open().set(&Setting::ClockDriftThreshold(250)).await.unwrap();
+    open().set(&Setting::DatacenterName(3, "eu-west-1".to_owned())).await.unwrap();
+    open().set(&Setting::DatacenterRegion(3, "eu-west".to_owned())).await.unwrap();
+    let snapshot = registry.snapshot().await.unwrap();
+    let changed = Namespace { max_sequence: 1_000, clock_drift_threshold_ms: 250, ..first };
+    assert_eq!(snapshot.namespace, changed);
+    let datacenter = Datacenter { name: Some("eu-west-1".to_owned()), region: Some("eu-west".to_owned()) };
+    assert_eq!(snapshot.datacenters, [(3, datacenter)].into());
+    // What stands is not written over by a node that starts.
+    assert_eq!(open().open(&namespace()).await.unwrap(), changed);
+}
+
+async fn of_many_first_nodes_one_names_the_namespace(open: Open<'_>) {
+    let opened = (0..8).map(|number| {
+        let (registry, wanted) = (open(), Namespace { max_sequence: number, ..namespace() });
+        tokio::spawn(async move { registry.open(&wanted).await.unwrap() })
+    });
+    let mut stands = Vec::new();
+    for opened in opened.collect::<Vec<_>>() {
+        stands.push(opened.await.unwrap());
+    }
+    assert!(stands.iter().all(|one| *one == stands[0]), "{stands:?}");
 }
 
 async fn of_many_at_once_one_gets_the_slot(open: Open<'_>) {

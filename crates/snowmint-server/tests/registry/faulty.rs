@@ -5,8 +5,8 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use snowmint::Slot;
 use snowmint_server::registry::{
-    EmbeddedRegistry, Namespace, Registry, RegistryError, Retired, Revision, SlotState, Snapshot, SwapError,
-    WindowRecord, Worker,
+    Changed, EmbeddedRegistry, Namespace, Registry, RegistryError, Retired, Revision, Setting, SlotState,
+    Snapshot, SwapError, WindowRecord, Worker,
 };
 
 /// What happens to the calls.
@@ -73,6 +73,16 @@ impl Registry for Faulty {
         self.inner.open(wanted).await
     }
 
+    async fn settings(&self) -> Result<(Namespace, Changed), RegistryError> {
+        self.reachable()?;
+        self.inner.settings().await
+    }
+
+    async fn set(&self, setting: &Setting) -> Result<(), RegistryError> {
+        self.reachable()?;
+        self.inner.set(setting).await
+    }
+
     async fn snapshot(&self) -> Result<Snapshot, RegistryError> {
         self.reachable()?;
         self.inner.snapshot().await
@@ -102,8 +112,14 @@ impl Registry for Faulty {
         self.swap(self.inner.extend(slot, expected, record)).await
     }
 
-    async fn retire(&self, slot: Slot, expected: Revision, retired: &Retired) -> Result<(), SwapError> {
-        self.swap(self.inner.retire(slot, expected, retired)).await
+    async fn retire(
+        &self,
+        slot: Slot,
+        expected: Revision,
+        record: &WindowRecord,
+        retired: &Retired,
+    ) -> Result<(), SwapError> {
+        self.swap(self.inner.retire(slot, expected, record, retired)).await
     }
 
     async fn abandon(&self, slot: Slot) {

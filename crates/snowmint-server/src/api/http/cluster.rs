@@ -9,7 +9,7 @@ use snowmint::{Id, Slot};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::registry::{Owner, Retired, Snapshot, WindowRecord, Worker};
+use crate::registry::{Datacenter as Named, Owner, Retired, Snapshot, WindowRecord, Worker};
 
 /// Who holds what.
 #[derive(Serialize, ToSchema)]
@@ -102,32 +102,40 @@ struct RetiredWorker {
 
 impl Cluster {
     pub(super) fn new(snapshot: Snapshot, now: Timestamp) -> Self {
-        let Snapshot { namespace, slots } = snapshot;
-        let mut workers: BTreeMap<u16, Vec<LiveWorker>> = BTreeMap::new();
+        let Snapshot { namespace, datacenters, slots } = snapshot;
+        let mut datacenters: BTreeMap<u16, Datacenter> =
+            datacenters.into_iter().map(|(id, named)| (id, Datacenter::new(id, named))).collect();
         let (mut windows, mut retired_workers) = (Vec::new(), Vec::new());
         for (slot, state) in slots {
             if let Some((record, _)) = state.window {
                 windows.push(Window::new(slot, record, state.worker.is_some()));
             }
             if let Some(worker) = state.worker {
-                workers.entry(slot.datacenter).or_default().push(LiveWorker::new(slot, worker));
+                let id = slot.datacenter;
+                let datacenter =
+                    datacenters.entry(id).or_insert_with(|| Datacenter::new(id, Named::default()));
+                datacenter.workers.push(LiveWorker::new(slot, worker));
             }
             if let Some(retired) = state.retired.filter(|retired| retired.reuse_after > now) {
                 retired_workers.push(RetiredWorker::new(slot, &retired));
             }
         }
-        let datacenter =
-            |(datacenter_id, workers)| Datacenter { datacenter_id, name: None, region: None, workers };
         Self {
             cluster_id: namespace.cluster_id,
             registry: "embedded",
             epoch_ms: namespace.epoch_ms,
             layout: namespace.layout.to_string(),
             max_sequence: namespace.max_sequence,
-            datacenters: workers.into_iter().map(datacenter).collect(),
+            datacenters: datacenters.into_values().collect(),
             windows,
             retired_workers,
         }
+    }
+}
+
+impl Datacenter {
+    fn new(datacenter_id: u16, Named { name, region }: Named) -> Self {
+        Self { datacenter_id, name, region, workers: Vec::new() }
     }
 }
 
