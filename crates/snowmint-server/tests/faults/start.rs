@@ -9,7 +9,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::process::{BINARY, Serve};
+use crate::process::{BINARY, Serve, until};
 
 /// Failed.
 const FAILED: i32 = 1;
@@ -186,9 +186,14 @@ async fn a_registry_that_knows_less_than_the_node() {
     let directory = TempDir::new().unwrap();
     let (file, mark) = (directory.path().join("registry.json"), directory.path().join("mark"));
     let serve = || Serve::new(directory.path()).set("lease.window_ms", "1000").set("worker", "0");
-    serve().start().await.kill();
-    let old = fs::read(&file).unwrap();
-    serve().start().await.kill();
+    let ceiling = || async { fs::read(mark.join("dc0_worker0")).ok() };
+    let first = serve().start().await;
+    until(|| async { ceiling().await.is_some() }, "a mark").await;
+    first.kill();
+    let (old, remembered) = (fs::read(&file).unwrap(), ceiling().await);
+    let second = serve().start().await;
+    until(|| async { ceiling().await != remembered }, "a later mark").await;
+    second.kill();
     let newest = fs::read(&file).unwrap();
 
     let remedy = ["has forgotten windows", "dc0_worker0", "remove", mark.to_str().unwrap()];
