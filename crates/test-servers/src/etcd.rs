@@ -150,7 +150,7 @@ impl Etcd {
 
     /// Whether it answers a linearizable read.
     pub async fn healthy(&self) -> bool {
-        self.ask(&self.nodes.running(), &[&PROBE[..], &["get", "health"]].concat()).await.is_ok()
+        self.try_etcdctl(&[&PROBE[..], &["get", "health"]].concat()).await.is_ok()
     }
 
     /// Kills a node and waits until it is gone.
@@ -181,10 +181,15 @@ impl Etcd {
         self.nodes.with(node, Process::resume);
     }
 
-    /// What `etcdctl` says, run against the nodes that run.
+    /// What `etcdctl` says, run against the nodes that run. It has to succeed.
     pub async fn etcdctl(&self, arguments: &[&str]) -> String {
-        let answer = self.ask(&self.nodes.running(), arguments).await;
+        let answer = self.try_etcdctl(arguments).await;
         answer.unwrap_or_else(|error| panic!("etcdctl {}: {error}", arguments.join(" ")))
+    }
+
+    /// The same, where it may fail: the error is what it says then.
+    pub async fn try_etcdctl(&self, arguments: &[&str]) -> Result<String, String> {
+        self.ask(&self.nodes.running(), arguments).await
     }
 
     fn start_node(&self, node: usize) {
