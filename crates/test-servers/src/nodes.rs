@@ -103,7 +103,7 @@ impl Nodes {
         Ok(())
     }
 
-    /// Starts a node that was killed by `start`, and waits until every running node answers, unless too few
+    /// Has `start` start a node that was killed, and waits until every running node answers, unless too few
     /// run for any to answer.
     pub(crate) async fn restart(
         &self,
