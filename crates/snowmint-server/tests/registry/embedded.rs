@@ -10,7 +10,7 @@ use crate::contract::{self, namespace};
 
 #[tokio::test]
 async fn keeps_the_contract() {
-    contract::check(|| {
+    contract::check(async || {
         let directory = tempfile::tempdir().unwrap();
         Box::new(move || Arc::new(EmbeddedRegistry::new(directory.path()).unwrap()))
     })
