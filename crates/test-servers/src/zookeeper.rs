@@ -34,7 +34,7 @@ use crate::process::Process;
 /// The shortest and the longest session, in milliseconds.
 const SESSION_MS: [u32; 2] = [1_000, 60_000];
 
-/// The jar of Debian's package `zookeeper`. It names the others that it needs.
+/// The jar of Debian's package `libzookeeper-java`. It names the others that it needs.
 const JAR: &str = "/usr/share/java/zookeeper.jar";
 
 /// Makes the server log to its error output.
@@ -178,16 +178,23 @@ impl ZooKeeper {
     }
 
     async fn find_leader(&self) -> Option<usize> {
+        // Of two, one has just been resumed and still believes to be the leader, of an earlier epoch.
+        let mut newest = None;
         for node in self.nodes.running() {
             let status = timeout(Duration::from_millis(PROBE_MS_MAX), status(self.address(node))).await;
-            let leads =
-                |status: String| status.contains("Mode: leader") || status.contains("Mode: standalone");
-            if status.is_ok_and(|status| status.is_ok_and(leads)) {
-                return Some(node);
-            }
+            newest = newest.max(
+                status.ok().and_then(Result::ok).and_then(|status| leads(&status)).map(|epoch| (epoch, node)),
+            );
         }
-        None
+        newest.map(|(_, node)| node)
     }
+}
+
+/// The epoch in which a node leads that has this status, if it does. A single node leads, too.
+fn leads(status: &str) -> Option<u64> {
+    let field = |name| status.lines().find_map(|line| line.strip_prefix(name));
+    let last_change = u64::from_str_radix(field("Zxid: 0x")?, 16).ok()?;
+    matches!(field("Mode: ")?, "leader" | "standalone").then_some(last_change >> 32)
 }
 
 /// The content of `zoo.cfg`. A single node has no use for its peer ports.
