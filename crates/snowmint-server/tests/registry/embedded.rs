@@ -12,7 +12,7 @@ use crate::contract::{self, namespace};
 async fn keeps_the_contract() {
     contract::check(async || {
         let directory = tempfile::tempdir().unwrap();
-        Box::new(move || Arc::new(EmbeddedRegistry::new(directory.path()).unwrap()))
+        move || Arc::new(EmbeddedRegistry::new(directory.path()).unwrap()) as Arc<dyn Registry>
     })
     .await;
 }

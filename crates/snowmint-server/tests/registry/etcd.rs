@@ -68,7 +68,7 @@ async fn keeps_the_contract(version: EtcdVersion, nodes: usize) {
     contract::check(async || {
         etcd.etcdctl(&["del", "--prefix", "/id-generator/"]).await;
         let etcd = Arc::clone(&etcd);
-        Box::new(move || Arc::new(open(&etcd)) as Arc<dyn Registry>)
+        move || Arc::new(open(&etcd)) as Arc<dyn Registry>
     })
     .await;
 }
