@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, reason = "a command line tool speaks through its output")]
 
 mod bench;
+mod install;
 mod lint;
 mod test;
 mod tools;

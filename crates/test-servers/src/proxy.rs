@@ -1,0 +1,194 @@
+//! A network that misbehaves on demand.
+
+use std::io;
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Mutex, watch};
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::ports::{free_ports, loopback};
+
+/// How many connections there may be at once. More wait to be accepted.
+const CONNECTIONS_MAX: usize = 1_024;
+
+/// How much of a stream is on its way, in bytes, beside what the kernel holds.
+const BUFFER_BYTES: usize = 16 * 1_024;
+
+/// How often a port is chosen before it is given up.
+const START_ATTEMPTS_MAX: usize = 5;
+
+/// A TCP proxy in the test's process, before a server. Its behaviour can be changed at any time.
+pub struct Proxy {
+    addr: SocketAddr,
+    upstream: SocketAddr,
+    mode: watch::Sender<Mode>,
+    /// Accepts connections, and has them all. Empty while they are refused.
+    listening: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Pass,
+    Refuse,
+    Blackhole,
+    SwallowReplies,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Direction {
+    Requests,
+    Replies,
+}
+
+/// What becomes of what a stream carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Forward,
+    Swallow,
+}
+
+impl Direction {
+    /// Nothing where it is held back.
+    fn fate(self, mode: Mode) -> Option<Fate> {
+        match (mode, self) {
+            (Mode::Pass, _) | (Mode::SwallowReplies, Self::Requests) => Some(Fate::Forward),
+            (Mode::SwallowReplies, Self::Replies) => Some(Fate::Swallow),
+            (Mode::Blackhole | Mode::Refuse, _) => None,
+        }
+    }
+}
+
+impl Proxy {
+    /// Listens on a port of its own, and passes everything on to `upstream`.
+    pub async fn start(upstream: SocketAddr) -> Self {
+        for _ in 0..START_ATTEMPTS_MAX {
+            let addr = loopback(free_ports(1)[0]);
+            if let Ok(listener) = TcpListener::bind(addr).await {
+                let mode = watch::Sender::new(Mode::Pass);
+                let listening = tokio::spawn(listen(listener, upstream, mode.subscribe()));
+                return Self { addr, upstream, mode, listening: Mutex::new(Some(listening)) };
+            }
+        }
+        panic!("the proxy found its port taken, {START_ATTEMPTS_MAX} times over");
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// From now on, everything is passed on, late where it was held back. Connections of which a reply was
+    /// swallowed are closed, because what would follow makes no sense without it.
+    pub async fn pass(&self) {
+        self.change(Mode::Pass).await;
+    }
+
+    /// From now on, there are no connections: those that stand are closed, new ones are refused.
+    pub async fn refuse(&self) {
+        let mut listening = self.listening.lock().await;
+        self.mode.send_replace(Mode::Refuse);
+        if let Some(listening) = listening.take() {
+            listening.await.expect("it ends by itself");
+        }
+    }
+
+    /// From now on, connections stand and new ones are accepted, but nothing passes in either direction.
+    pub async fn blackhole(&self) {
+        self.change(Mode::Blackhole).await;
+    }
+
+    /// From now on, what the client says is passed on, and nothing that the server replies.
+    pub async fn swallow_replies(&self) {
+        self.change(Mode::SwallowReplies).await;
+    }
+
+    async fn change(&self, mode: Mode) {
+        let mut listening = self.listening.lock().await;
+        self.mode.send_replace(mode);
+        if listening.is_none() {
+            let listener = TcpListener::bind(self.addr).await;
+            let listener =
+                listener.unwrap_or_else(|error| panic!("{} was taken meanwhile: {error}", self.addr));
+            *listening = Some(tokio::spawn(listen(listener, self.upstream, self.mode.subscribe())));
+        }
+    }
+}
+
+/// Serves connections until they are to be refused, or the proxy is gone.
+async fn listen(listener: TcpListener, upstream: SocketAddr, mode: watch::Receiver<Mode>) {
+    let mut connections = JoinSet::new();
+    let mut refuse = mode.clone();
+    loop {
+        tokio::select! {
+            _ = refuse.wait_for(|mode| *mode == Mode::Refuse) => break,
+            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => {
+                if let Ok((client, _)) = accepted {
+                    connections.spawn(connect(client, upstream, mode.clone()));
+                }
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+    drop(listener);
+    connections.shutdown().await;
+}
+
+/// Serves one connection until it ends on both sides, or has to.
+async fn connect(client: TcpStream, upstream: SocketAddr, mode: watch::Receiver<Mode>) -> io::Result<()> {
+    let mut requests = Way { direction: Direction::Requests, mode: mode.clone(), torn: false };
+    let replies = Way { direction: Direction::Replies, mode, torn: false };
+    // What is in a black hole is not heard of by the server, not even that it is there.
+    requests.fate().await?;
+    let server = TcpStream::connect(upstream).await?;
+    // A proxy that waits to fill packets would be a delay that nobody asked for.
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
+    let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+    tokio::try_join!(requests.forward(from_client, to_server), replies.forward(from_server, to_client))?;
+    Ok(())
+}
+
+/// One direction of a connection.
+struct Way {
+    direction: Direction,
+    mode: watch::Receiver<Mode>,
+    /// Whether something was swallowed.
+    torn: bool,
+}
+
+impl Way {
+    /// Carries everything, until one side closes. An error ends the other direction, too.
+    async fn forward(mut self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) -> io::Result<()> {
+        let mut buffer = vec![0; BUFFER_BYTES];
+        loop {
+            self.fate().await?;
+            let length = tokio::select! {
+                _ = self.mode.changed() => continue,
+                length = from.read(&mut buffer) => length?,
+            };
+            // The mode may have changed since.
+            match self.fate().await? {
+                _ if length == 0 => return to.shutdown().await,
+                Fate::Swallow => self.torn = true,
+                Fate::Forward => to.write_all(&buffer[..length]).await?,
+            }
+        }
+    }
+
+    /// What is to be done now. While that is to hold everything back, it is waited.
+    async fn fate(&mut self) -> io::Result<Fate> {
+        let direction = self.direction;
+        let held_no_more = self.mode.wait_for(|mode| direction.fate(*mode).is_some()).await;
+        let fate = held_no_more.ok().and_then(|mode| direction.fate(*mode));
+        match fate {
+            Some(Fate::Forward) if self.torn => Err(io::ErrorKind::ConnectionAborted.into()),
+            Some(fate) => Ok(fate),
+            // The proxy is gone.
+            None => Err(io::ErrorKind::ConnectionAborted.into()),
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! ZooKeeper.
+//!
+//! What does not explain itself in how it is started:
+//!
+//! * `tickTime` is 200 ms, a tenth of the usual, because a session is found to have expired at a tick, and a
+//!   dead leader after `syncLimit` ticks. `initLimit` and `syncLimit` are larger for it: 10 s and 3 s.
+//! * `minSessionTimeout`, `maxSessionTimeout`: otherwise sessions from 2 to 20 ticks could be had.
+//! * `maxClientCnxns=0`: otherwise an address may have 60 connections, and here every client has the same.
+//! * `preAllocSize` (kB): otherwise the log of a node begins with 64 MB of zeros.
+//! * `4lw.commands.whitelist`: `srvr` is how a node tells whether it leads.
+//! * `zookeeper.admin.enableServer=false`: the admin server would want port 8080.
+//! * `UseSerialGC`, `TieredStopAtLevel=1`: a small Java machine, which starts sooner.
+//! * `-UsePerfData`: its file in the directory for temporary files would stay there after a kill.
+//!
+//! All else is left as it is, durability above all.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::binary::run;
+use crate::nodes::{Nodes, PortTaken, START_ATTEMPTS_MAX};
+use crate::ports::{free_ports, loopback};
+use crate::process::Process;
+
+/// The shortest and the longest session, in milliseconds.
+const SESSION_MS: [u32; 2] = [1_000, 60_000];
+
+/// The jar of Debian's package `libzookeeper-java`. It names the others that it needs.
+const JAR: &str = "/usr/share/java/zookeeper.jar";
+
+/// Makes the server log to its error output.
+const LOGGING: &str = "/usr/share/java/slf4j-simple.jar";
+
+/// Makes the client log nowhere.
+const NO_LOGGING: &str = "/usr/share/java/slf4j-nop.jar";
+
+/// What makes a small Java machine.
+const JAVA_FLAGS: [&str; 4] = ["-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData"];
+
+/// The longest a probe waits for a node's answer, in milliseconds.
+const PROBE_MS_MAX: u64 = 2_000;
+
+/// A running ZooKeeper, killed when it is dropped.
+pub struct ZooKeeper {
+    nodes: Nodes,
+    client_ports: Vec<u16>,
+}
+
+impl ZooKeeper {
+    /// Starts one node or three, and waits until they answer.
+    pub async fn start(nodes: usize) -> Self {
+        for jar in [JAR, LOGGING, NO_LOGGING] {
+            assert!(Path::new(jar).exists(), "there is no {jar}: `cargo xtask test` installs it");
+        }
+        for _ in 0..START_ATTEMPTS_MAX {
+            let zookeeper = Self::new(nodes);
+            for node in 0..nodes {
+                zookeeper.start_node(node);
+            }
+            if zookeeper.ready().await.is_ok() {
+                return zookeeper;
+            }
+        }
+        panic!("ZooKeeper found one of its ports taken, {START_ATTEMPTS_MAX} times over");
+    }
+
+    /// Writes the configuration of every node.
+    fn new(count: usize) -> Self {
+        let nodes = Nodes::new("ZooKeeper", count);
+        let mut client_ports = free_ports(3 * count);
+        let peer_ports = client_ports.split_off(count);
+        for (node, client_port) in client_ports.iter().enumerate() {
+            let data = nodes.data(node);
+            fs::create_dir(&data).unwrap();
+            fs::write(data.join("myid"), node.to_string()).unwrap();
+            fs::write(data.join("zoo.cfg"), configuration(&data, *client_port, &peer_ports)).unwrap();
+        }
+        Self { nodes, client_ports }
+    }
+
+    /// Where a node listens to clients.
+    #[must_use]
+    pub fn address(&self, node: usize) -> SocketAddr {
+        loopback(self.client_ports[node])
+    }
+
+    /// Where the nodes listen to clients, as `host:port`.
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<String> {
+        (0..self.client_ports.len()).map(|node| self.address(node).to_string()).collect()
+    }
+
+    /// All of it as one URL, `zookeeper://host:port,host:port,host:port`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("zookeeper://{}", self.endpoints().join(","))
+    }
+
+    /// The node that is the leader, once there is one; a single node is its own.
+    pub async fn leader(&self) -> usize {
+        self.nodes.until("leader", || self.find_leader()).await
+    }
+
+    /// Whether a session can be had, which a quorum has to agree to, from one of the running nodes.
+    pub async fn healthy(&self) -> bool {
+        for node in self.nodes.running() {
+            if self.answers(node).await {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Kills a node and waits until it is gone.
+    pub fn kill(&self, node: usize) {
+        self.nodes.kill(node);
+    }
+
+    /// Starts a node that was killed, on its old data and ports, and waits until it answers, unless too few
+    /// nodes run for any to answer.
+    pub async fn restart(&self, node: usize) {
+        for _ in 0..START_ATTEMPTS_MAX {
+            self.start_node(node);
+            if !self.nodes.quorum() || self.ready().await.is_ok() {
+                return;
+            }
+            self.nodes.kill(node);
+        }
+        panic!("node {node} of ZooKeeper found its port taken, {START_ATTEMPTS_MAX} times over");
+    }
+
+    /// Stops a node where it stands.
+    pub fn pause(&self, node: usize) {
+        self.nodes.with(node, Process::pause);
+    }
+
+    /// Lets a paused node go on.
+    pub fn resume(&self, node: usize) {
+        self.nodes.with(node, Process::resume);
+    }
+
+    /// What ZooKeeper's own client says, run against the nodes that run with a command such as
+    /// `["get", "/path"]`. It begins with what the client says about its connection.
+    pub async fn cli(&self, arguments: &[&str]) -> String {
+        let running: Vec<_> =
+            self.nodes.running().iter().map(|node| self.address(*node).to_string()).collect();
+        let mut client = Command::new("java");
+        client.env_remove("JAVA_TOOL_OPTIONS").args(JAVA_FLAGS).arg("-cp").arg(format!("{JAR}:{NO_LOGGING}"));
+        client.args(["org.apache.zookeeper.ZooKeeperMain", "-server", &running.join(",")]).args(arguments);
+        run(client).await.unwrap_or_else(|error| panic!("zkCli {}: {error}", arguments.join(" ")))
+    }
+
+    fn start_node(&self, node: usize) {
+        self.nodes.start(node, Path::new("java"), |java| {
+            java.args(JAVA_FLAGS).arg("-Dzookeeper.admin.enableServer=false");
+            java.arg("-cp").arg(format!("{JAR}:{LOGGING}"));
+            java.arg("org.apache.zookeeper.server.quorum.QuorumPeerMain");
+            java.arg(self.nodes.data(node).join("zoo.cfg"));
+        });
+    }
+
+    async fn ready(&self) -> Result<(), PortTaken> {
+        self.nodes.ready(async |node| self.answers(node).await).await
+    }
+
+    async fn answers(&self, node: usize) -> bool {
+        let opened = timeout(Duration::from_millis(PROBE_MS_MAX), open_session(self.address(node))).await;
+        matches!(opened, Ok(Ok(())))
+    }
+
+    async fn find_leader(&self) -> Option<usize> {
+        // Of two, one has just been resumed and still believes to be the leader, of an earlier epoch.
+        let mut newest = None;
+        for node in self.nodes.running() {
+            let status = timeout(Duration::from_millis(PROBE_MS_MAX), status(self.address(node))).await;
+            newest = newest.max(
+                status.ok().and_then(Result::ok).and_then(|status| leads(&status)).map(|epoch| (epoch, node)),
+            );
+        }
+        newest.map(|(_, node)| node)
+    }
+}
+
+/// The epoch in which a node leads that has this status, if it does. A single node leads, too.
+fn leads(status: &str) -> Option<u64> {
+    let field = |name| status.lines().find_map(|line| line.strip_prefix(name));
+    let last_change = u64::from_str_radix(field("Zxid: 0x")?, 16).ok()?;
+    matches!(field("Mode: ")?, "leader" | "standalone").then_some(last_change >> 32)
+}
+
+/// The content of `zoo.cfg`. A single node has no use for its peer ports.
+fn configuration(data: &Path, client_port: u16, peer_ports: &[u16]) -> String {
+    let [shortest_ms, longest_ms] = SESSION_MS;
+    let mut text = format!(
+        "dataDir={}\nclientPort={client_port}\nclientPortAddress=127.0.0.1\n\
+         tickTime=200\ninitLimit=50\nsyncLimit=15\n\
+         minSessionTimeout={shortest_ms}\nmaxSessionTimeout={longest_ms}\n\
+         maxClientCnxns=0\npreAllocSize=1024\n4lw.commands.whitelist=*\n",
+        data.display()
+    );
+    if peer_ports.len() > 2 {
+        for (node, ports) in peer_ports.chunks(2).enumerate() {
+            let _ = writeln!(text, "server.{node}=127.0.0.1:{}:{}", ports[0], ports[1]);
+        }
+    }
+    text
+}
+
+/// Opens a session and closes it: both are changes that a quorum has to agree to.
+async fn open_session(address: SocketAddr) -> io::Result<()> {
+    let mut stream = TcpStream::connect(address).await?;
+    // A request's length, the protocol's version, the last change seen, the session's time-out, no session
+    // to go on with, and its empty password of 16 bytes.
+    stream.write_u32(44).await?;
+    stream.write_u32(0).await?;
+    stream.write_u64(0).await?;
+    stream.write_u32(SESSION_MS[0]).await?;
+    stream.write_u64(0).await?;
+    stream.write_u32(16).await?;
+    stream.write_all(&[0; 16]).await?;
+    let mut response = vec![0; usize::try_from(stream.read_u32().await?).unwrap().min(64)];
+    stream.read_exact(&mut response).await?;
+    // A length, a request's number, and the type "close".
+    stream.write_u32(8).await?;
+    stream.write_u32(1).await?;
+    stream.write_i32(-11).await
+}
+
+/// The answer to the four letter word `srvr`.
+async fn status(address: SocketAddr) -> io::Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(b"srvr").await?;
+    let mut status = String::new();
+    stream.read_to_string(&mut status).await?;
+    Ok(status)
+}

