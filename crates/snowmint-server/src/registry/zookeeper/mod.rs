@@ -83,8 +83,8 @@ impl ZooKeeperRegistry {
     pub fn new(settings: ZooKeeperSettings) -> Result<Self, RegistryError> {
         Ok(Self {
             sessions: Sessions::new(&settings)?,
-            root: format!("{}{}", settings.chroot, key::ROOT),
             acls: if settings.user.is_some() { Acls::creator_all() } else { Acls::anyone_all() },
+            root: settings.chroot + key::ROOT,
             parents: Mutex::default(),
             held: Mutex::default(),
         })
