@@ -1,6 +1,7 @@
 //! The settings all nodes share, as this node last read them: a cache that is refreshed when the registry tells
 //! of a change, and every minute anyway. While the registry is away the last known values stand, flagged stale.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::registry::{Namespace, Registry, RegistryError};
+use crate::registry::{Datacenter, Namespace, Registry, RegistryError};
 
 /// How old the values may get before they are read again unasked, in milliseconds.
 const TTL_MS: u64 = 60_000;
@@ -27,6 +28,8 @@ pub struct Settings {
     /// The local configuration's, which wins.
     max_sequence: Option<u32>,
     current: ArcSwap<Current>,
+    /// What datacenters are called, as of the last read.
+    datacenters: ArcSwap<BTreeMap<u16, Datacenter>>,
 }
 
 /// The settings as they were read last.
@@ -48,7 +51,8 @@ impl Settings {
     pub fn new(first: Namespace, max_sequence: Option<u32>) -> Self {
         let current =
             Current { namespace: first.clone(), read_at: Instant::now(), problem: None, stale: false };
-        Self { first, max_sequence, current: ArcSwap::from_pointee(current) }
+        let (current, datacenters) = (ArcSwap::from_pointee(current), ArcSwap::default());
+        Self { first, max_sequence, current, datacenters }
     }
 
     /// As they are now.
@@ -69,6 +73,12 @@ impl Settings {
         self.current.load().namespace.clock_drift_threshold_ms
     }
 
+    /// What a datacenter is called, where it is called anything.
+    #[must_use]
+    pub fn datacenter_name(&self, datacenter: u16) -> Option<String> {
+        self.datacenters.load().get(&datacenter)?.name.clone()
+    }
+
     /// Keeps them fresh until `stop`; `apply` is called after each read that changed a value in use.
     pub async fn run(&self, registry: Arc<dyn Registry>, apply: impl Fn(&Self), stop: CancellationToken) {
         let refresh = async {
@@ -77,6 +87,10 @@ impl Settings {
                     Ok((read, changed)) => {
                         if self.take(&read) {
                             apply(self);
+                        }
+                        // Names are for people: an error is told when the settings themselves are read.
+                        if let Ok(snapshot) = registry.snapshot().await {
+                            self.datacenters.store(Arc::new(snapshot.datacenters));
                         }
                         tokio::time::sleep(Duration::from_millis(PAUSE_MS)).await;
                         let unasked = Duration::from_millis(TTL_MS);
