@@ -33,6 +33,7 @@ mod proto {
     #![allow(
         missing_docs,
         dead_code,
+        clippy::all,
         clippy::pedantic,
         clippy::allow_attributes_without_reason,
         unused_qualifications,
@@ -182,19 +183,20 @@ impl Registry for EtcdRegistry {
     ) -> Result<Revision, SwapError> {
         let deadline = deadline();
         let stands = self.free_for(&worker.owner.node, slot, deadline).await?;
-        let known = self.leases.held(slot);
-        let alive = self.leases.of(slot, &json(worker), deadline).await?;
+        let tried_before = self.leases.held(slot).is_some();
+        let alive = self.leases.of(slot, &json(worker), deadline).await.map_err(SwapError::Unavailable)?;
         let change = vec![
             put(&key::window(slot), json(record), NO_LEASE),
             put(&key::worker(slot), &*alive.worker, alive.lease),
             delete(&key::retired(slot)),
         ];
         let same_worker = has_revision(&key::worker(slot), stands);
-        match self.swap(deadline, slot, expected, Some(same_worker), change).await? {
+        let swapped = self.swap(deadline, slot, expected, Some(same_worker), change).await;
+        match swapped.inspect_err(|failure| alive.note(failure))? {
             Swapped::Done(revision) => Ok(revision),
             Swapped::Conflict { holder, repeated } => {
-                // Otherwise the lease may be that of a worker which an earlier try has put there.
-                if !repeated && known.is_none_or(|known| known.lease != alive.lease) {
+                // Otherwise an earlier try may have succeeded, and the lease is needed.
+                if !repeated && !tried_before {
                     self.end_lease(slot, deadline).await;
                 }
                 Err(SwapError::Conflict { holder })
@@ -215,24 +217,22 @@ impl Registry for EtcdRegistry {
             let mut change = vec![put(&key::window(slot), json(record), NO_LEASE)];
             let mut held = self.leases.held(slot);
             if let Some(alive) = &mut held {
-                *alive = self.leases.of(slot, &alive.worker, deadline).await?;
-                let worker = key::worker(slot);
-                change
-                    .push(unless(has_lease(&worker, alive.lease), put(&worker, &*alive.worker, alive.lease)));
+                let lease = self.leases.of(slot, &alive.worker, deadline).await;
+                *alive = lease.map_err(SwapError::Unavailable)?;
+                let path = key::worker(slot);
+                let looks_alive = has_lease(&path, alive.lease);
+                change.push(unless(looks_alive, put(&path, &*alive.worker, alive.lease)));
             }
-            match self.swap(deadline, slot, Some(expected), None, change).await {
+            let failure = match self.swap(deadline, slot, Some(expected), None, change).await {
                 Ok(Swapped::Done(revision)) => return Ok(revision),
                 Ok(Swapped::Conflict { holder, .. }) => return Err(SwapError::Conflict { holder }),
-                Err(failure) => {
-                    if failure.lease_lost
-                        && let Some(alive) = held
-                    {
-                        alive.lost();
-                    }
-                    if failure.doubt || !failure.lease_lost || tries_left == 0 {
-                        return Err(failure.into());
-                    }
-                }
+                Err(failure) => failure,
+            };
+            if let Some(alive) = held {
+                alive.note(&failure);
+            }
+            if failure.doubt || !failure.lease_lost || tries_left == 0 {
+                return Err(failure.into());
             }
         }
     }
@@ -246,7 +246,7 @@ impl Registry for EtcdRegistry {
     ) -> Result<(), SwapError> {
         let deadline = deadline();
         let cooling_s = retired.reuse_after.duration_since(retired.retired_at).as_secs().max(1);
-        let lease = self.client.grant(deadline, cooling_s).await?.id;
+        let lease = self.client.grant(deadline, cooling_s).await.map_err(SwapError::Unavailable)?.id;
         let change = vec![
             put(&key::window(slot), json(record), NO_LEASE),
             delete(&key::worker(slot)),
