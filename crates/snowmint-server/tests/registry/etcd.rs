@@ -318,6 +318,30 @@ async fn a_server_that_falls_silent_costs_a_call_a_part_of_its_time() {
 }
 
 #[tokio::test]
+async fn a_slot_is_given_back_though_the_reply_is_lost() {
+    let etcd = Etcd::start(EtcdVersion::V3_5, 1).await;
+    let proxy = Proxy::start(etcd.address(0)).await;
+    let servers = vec![proxy.addr().to_string(), etcd.address(0).to_string()];
+    let registry = EtcdRegistry::new(EtcdSettings { servers, ..settings(&etcd) }).unwrap();
+    let (wanted, revision) = claimed(&registry, &worker("a")).await;
+    let retired = Retired {
+        retired_at: timestamp(NOW_MS),
+        last_id: None,
+        reuse_after: timestamp(NOW_MS + 60_000),
+        node: "a".to_owned(),
+    };
+    // The reply to the transaction, if all goes well; it has to be so for the others, too.
+    let lose = async {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        proxy.swallow_replies().await;
+    };
+    let (given_back, ()) = tokio::join!(registry.retire(SLOT, revision, &wanted.record, &retired), lose);
+    given_back.unwrap();
+    let state = open(&etcd).slot(SLOT).await.unwrap();
+    assert_eq!((state.worker, state.retired), (None, Some(retired)));
+}
+
+#[tokio::test]
 async fn a_retired_entry_ends_with_its_cooling() {
     let etcd = Etcd::start(EtcdVersion::V3_4, 1).await;
     let (registry, worker) = (open(&etcd), worker("a"));

@@ -94,6 +94,12 @@ impl EtcdRegistry {
         Ok(self.client.txn(deadline, txn).await?.message)
     }
 
+    async fn state(&self, slot: Slot, deadline: Instant) -> Result<SlotState, RegistryError> {
+        let paths = [key::window(slot), key::worker(slot), key::retired(slot)];
+        let read = self.run(deadline, paths.iter().map(|path| get(path)).collect()).await?;
+        Ok(tree::slot(slot, &entries(read)))
+    }
+
     /// Makes a change of a slot whose window has the expected revision, and fulfils `condition` if there is one.
     ///
     /// A try that got no answer is repeated as it is: at most one of them finds the expected revision.
@@ -169,9 +175,7 @@ impl Registry for EtcdRegistry {
     }
 
     async fn slot(&self, slot: Slot) -> Result<SlotState, RegistryError> {
-        let paths = [key::window(slot), key::worker(slot), key::retired(slot)];
-        let read = self.run(deadline(), paths.iter().map(|path| get(path)).collect()).await?;
-        Ok(tree::slot(slot, &entries(read)))
+        self.state(slot, deadline()).await
     }
 
     async fn claim(
@@ -252,20 +256,22 @@ impl Registry for EtcdRegistry {
             delete(&key::worker(slot)),
             put(&key::retired(slot), json(retired), lease),
         ];
-        match self.swap(deadline, slot, Some(expected), None, change).await? {
-            Swapped::Done(_) => {
-                // The worker's entry is gone, and its lease is of no use.
-                self.end_lease(slot, deadline).await;
-                Ok(())
+        if let Swapped::Conflict { holder, repeated } =
+            self.swap(deadline, slot, Some(expected), None, change).await?
+        {
+            if !repeated {
+                // It runs out by itself if it is not revoked.
+                let _ = self.client.revoke(deadline, lease).await;
+                return Err(SwapError::Conflict { holder });
             }
-            Swapped::Conflict { holder, repeated } => {
-                if !repeated {
-                    // It runs out by itself if it is not revoked.
-                    let _ = self.client.revoke(deadline, lease).await;
-                }
-                Err(SwapError::Conflict { holder })
+            let stands = self.state(slot, deadline).await.map_err(SwapError::Unknown)?;
+            if stands.retired.as_ref() != Some(retired) {
+                return Err(SwapError::Conflict { holder });
             }
         }
+        // The worker's entry is gone, and its lease is of no use.
+        self.end_lease(slot, deadline).await;
+        Ok(())
     }
 
     async fn abandon(&self, slot: Slot) {
