@@ -1,5 +1,6 @@
 //! The ZooKeeper backend: the contract, and what becomes of a session when servers and networks fail.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -214,7 +215,7 @@ async fn a_killed_leader_holds_up_extensions_for_seconds_only() {
         })
         .await;
         ceiling = next_ceiling;
-        println!("extended {:?} after the leader was killed", started.elapsed());
+        eprintln!("extended {:?} after the leader was killed", started.elapsed());
         assert!(started.elapsed() < Duration::from_secs(10), "a window of the usual length has ended");
         assert_eq!(registry.slot(SLOT).await.unwrap().worker.as_ref(), Some(&holder));
         server.restart(leader).await;
@@ -255,6 +256,23 @@ async fn a_users_nodes_are_for_that_user() {
         assert!(matches!(swap, Err(SwapError::Unavailable(_))), "{swap:?}");
     }
     assert_eq!(registry(ours).slot(SLOT).await.unwrap().worker, Some(holder));
+}
+
+#[tokio::test]
+async fn tls_is_talked_to_whom_the_authority_signed_for() {
+    let server = ZooKeeper::start_with_tls().await;
+    let trusting = ZooKeeperSettings {
+        tls: true,
+        ca_file: server.authority().map(Path::to_owned),
+        ..settings(vec![server.secure_address().unwrap().to_string()], "")
+    };
+    let holder = worker("a");
+    claimed(&registry(trusting.clone()), &holder).await;
+    let plain = registry(settings(server.endpoints(), ""));
+    assert!(plain.slot(SLOT).await.unwrap().window.is_some());
+    let strange = registry(ZooKeeperSettings { ca_file: None, ..trusting });
+    let refused = strange.slot(SLOT).await.unwrap_err().to_string();
+    assert!(refused.contains("cannot be reached"), "{refused}");
 }
 
 #[test]
