@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, reason = "a command line tool speaks through its output")]
 
 mod bench;
+mod faults;
 mod install;
 mod lint;
 mod test;
@@ -27,6 +28,8 @@ struct Arguments {
 enum Task {
     /// Run every test, after installing what the tests need and this machine has not.
     Test,
+    /// Do everything to fleets on real servers that must never give an ID twice, and print the figures.
+    Faults(faults::Options),
     /// Check formatting, lints, documentation and dependencies.
     Lint(lint::Options),
     /// Measure, beside something to be compared with.
@@ -50,6 +53,7 @@ fn run(task: &Task) -> Result<()> {
     shell.change_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the workspace")?);
     match task {
         Task::Test => test::run(&shell),
+        Task::Faults(options) => faults::run(&shell, options),
         Task::Lint(options) => lint::run(&shell, options),
         Task::Bench(bench::Bench::Core) => bench::core::run(&shell),
         Task::Bench(bench::Bench::Http(options)) => bench::http::run(&shell, options),

@@ -7,6 +7,7 @@
 pub mod api;
 pub mod cli;
 pub mod clock;
+pub mod cluster;
 pub mod config;
 pub mod error;
 pub mod lease;
@@ -15,3 +16,4 @@ pub mod metrics;
 pub mod registry;
 pub mod serve;
 pub mod service;
+pub mod settings;

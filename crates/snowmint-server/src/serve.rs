@@ -2,9 +2,8 @@
 
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use snowmint::{Layout, Slot};
 use tokio::net::TcpListener;
@@ -14,18 +13,25 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::clock::{self, ClockError, ClockEvent, ClockSettings, HostTime, ServingClock};
-use crate::config::{Config, Loaded};
-use crate::lease::{Holding, Lease, LeaseSettings};
+use crate::config::{self, Access, Config, Loaded};
+use crate::lease::{Holding, Lease, LeaseSettings, Mark, MarkError};
 use crate::metrics::Metrics;
 use crate::registry::{
-    CLOCK_DRIFT_THRESHOLD_MS, EmbeddedRegistry, Namespace, Owner, Registry, RegistryError, Worker, timestamp,
+    CLOCK_DRIFT_THRESHOLD_MS, EmbeddedRegistry, EtcdRegistry, EtcdSettings, Namespace, Owner, Registry,
+    RegistryError, Setting, Worker, ZooKeeperRegistry, ZooKeeperSettings, timestamp,
 };
 use crate::service::Service;
+use crate::settings::Settings;
 use crate::{api, log};
 
 /// How long giving the slot back may take at the end, in milliseconds. With the front ends' own bound it
 /// keeps a stop under 10 s.
 const RETIRE_MS_MAX: u64 = 3_000;
+
+/// For how long a registry whose servers do not answer is tried at the start, in milliseconds, and the pause
+/// between two tries.
+const OPEN_WAIT_MS: u64 = 10_000;
+const OPEN_PAUSE_MS: u64 = 250;
 
 /// How long the start waits for a slot before it says that there is none yet, in milliseconds.
 const SLOT_WAIT_MS: u64 = 2_000;
@@ -54,6 +60,9 @@ pub enum ServeError {
     /// The registry cannot be used.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// The registry knows less than this node, or the data directory cannot be used.
+    #[error(transparent)]
+    Mark(#[from] MarkError),
     /// The registry is of another epoch or layout.
     #[error(
         "{key} is {configured} in the configuration and {stands} in the registry {registry}: IDs of both would \
@@ -87,11 +96,14 @@ pub fn run(loaded: &Loaded) -> Result<(), ServeError> {
 pub async fn serve(config: &Config, stop: CancellationToken) -> Result<(), ServeError> {
     let listeners = Listeners::bind(config).await?;
     let namespace_wanted = namespace(config);
-    let registry: Arc<dyn Registry> = Arc::new(EmbeddedRegistry::new(&config.data_dir)?);
-    let namespace = registry.open(&namespace_wanted).await?;
-    check_agreement(&namespace_wanted, &namespace, &config.data_dir)?;
+    let registry = registry(config)?;
+    let namespace = open(&*registry, &namespace_wanted, &stop).await?;
+    check_agreement(&namespace_wanted, &namespace, &registry_name(config))?;
     let layout = Layout::new(namespace.layout, namespace.epoch_ms)
         .expect("the epoch is the configuration's, which was checked");
+    let mark = Mark::new(&config.data_dir)?;
+    mark.check(&registry.snapshot().await?, layout)?;
+    name_datacenter(config, &*registry).await?;
 
     let clock_settings = ClockSettings {
         epoch_ms: layout.epoch_ms(),
@@ -101,20 +113,23 @@ pub async fn serve(config: &Config, stop: CancellationToken) -> Result<(), Serve
     let clock = Arc::new(ServingClock::start(Arc::new(HostTime), clock_settings)?);
     let metrics = Arc::new(Metrics::new());
     let holding = Arc::new(Holding::new());
+    let settings = Arc::new(Settings::new(namespace, config.id.max_sequence));
     let service = Arc::new(Service::new(
         Arc::clone(&clock),
         Arc::clone(&holding),
         Arc::clone(&metrics),
+        Arc::clone(&settings),
         layout,
         config.limits.wait_ms,
     ));
-    let settings = lease_settings(config, layout, &namespace, listeners.advertised(), clock.now_ms());
+    let worker = worker(config, &mark, listeners.advertised(), clock.now_ms())?;
+    let lease_settings = lease_settings(config, layout, worker, Arc::clone(&settings), Arc::new(mark));
     let lease = Lease::new(
         Arc::clone(&registry),
         Arc::clone(&clock),
         Arc::clone(&holding),
         Arc::clone(&metrics),
-        settings,
+        lease_settings,
     );
 
     // The slot goes last: it is given back only when no request can want it any more.
@@ -123,6 +138,12 @@ pub async fn serve(config: &Config, stop: CancellationToken) -> Result<(), Serve
     let on_event = move |event| record_clock_event(&metrics, event);
     let background = [
         tokio::spawn(clock::run(clock, on_event, retire.clone())),
+        tokio::spawn(follow_settings(
+            Arc::clone(&settings),
+            Arc::clone(&registry),
+            Arc::clone(&holding),
+            retire.clone(),
+        )),
         tokio::spawn(tick_rate(Arc::clone(&service), retire.clone())),
         tokio::spawn(announce(
             config.clone(),
@@ -132,7 +153,7 @@ pub async fn serve(config: &Config, stop: CancellationToken) -> Result<(), Serve
             stop.clone(),
         )),
     ];
-    for front_end in listeners.serve(config, &service, &registry, &stop) {
+    for front_end in listeners.serve(config, &service, &registry, &settings, &stop) {
         ended(front_end).await;
     }
     retire.cancel();
@@ -159,8 +180,84 @@ fn namespace(config: &Config) -> Namespace {
     }
 }
 
+/// The registry that the configuration names.
+fn registry(config: &Config) -> Result<Arc<dyn Registry>, RegistryError> {
+    match &config.registry {
+        config::Registry::Embedded => Ok(Arc::new(EmbeddedRegistry::new(&config.data_dir)?)),
+        _ => existing_registry(config),
+    }
+}
+
+/// The same for whoever only looks: an embedded registry that is not there is not made.
+pub(crate) fn existing_registry(config: &Config) -> Result<Arc<dyn Registry>, RegistryError> {
+    let ttl_s = config.lease.ttl_s;
+    match &config.registry {
+        config::Registry::Embedded => Ok(Arc::new(EmbeddedRegistry::existing(&config.data_dir)?)),
+        config::Registry::Etcd(servers) => Ok(Arc::new(EtcdRegistry::new(EtcdSettings {
+            servers: servers.addresses.clone(),
+            tls: servers.tls,
+            ca_file: config.etcd.ca_file.clone(),
+            identity: config.etcd.cert_file.clone().zip(config.etcd.key_file.clone()),
+            user: user(&config.etcd, "etcd.password_file")?,
+            ttl_s,
+        })?)),
+        config::Registry::ZooKeeper { servers, chroot } => {
+            Ok(Arc::new(ZooKeeperRegistry::new(ZooKeeperSettings {
+                servers: servers.addresses.clone(),
+                chroot: chroot.clone(),
+                tls: servers.tls,
+                ca_file: config.zookeeper.ca_file.clone(),
+                identity: config.zookeeper.cert_file.clone().zip(config.zookeeper.key_file.clone()),
+                user: user(&config.zookeeper, "zookeeper.password_file")?,
+                ttl_s,
+            })?))
+        }
+    }
+}
+
+/// The user and the password, which is read from its file.
+fn user(access: &Access, key: &'static str) -> Result<Option<(String, String)>, RegistryError> {
+    let (Some(user), Some(file)) = (&access.user, &access.password_file) else { return Ok(None) };
+    let password = std::fs::read_to_string(file).map_err(|source| RegistryError::Settings {
+        key,
+        problem: format!("{}: {source}", file.display()),
+    })?;
+    Ok(Some((user.clone(), password.trim_end_matches(['\r', '\n']).to_owned())))
+}
+
+/// The registry, for people.
+fn registry_name(config: &Config) -> String {
+    match &config.registry {
+        config::Registry::Embedded => format!("embedded in {}", config.data_dir.display()),
+        registry => registry.to_string(),
+    }
+}
+
+/// Opens the namespace. Servers that do not answer yet are waited for: all may be starting at once.
+async fn open(
+    registry: &dyn Registry,
+    wanted: &Namespace,
+    stop: &CancellationToken,
+) -> Result<Namespace, RegistryError> {
+    let started = Instant::now();
+    let mut told = false;
+    loop {
+        match registry.open(wanted).await {
+            Err(error @ (RegistryError::Server { .. } | RegistryError::TimedOut))
+                if started.elapsed() < Duration::from_millis(OPEN_WAIT_MS) && !stop.is_cancelled() =>
+            {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!("{error}; trying for {OPEN_WAIT_MS} ms");
+                }
+                tokio::time::sleep(Duration::from_millis(OPEN_PAUSE_MS)).await;
+            }
+            known => return known,
+        }
+    }
+}
+
 /// Invariant 5: a node whose epoch or layout is not the registry's does not start.
-fn check_agreement(wanted: &Namespace, stands: &Namespace, registry: &Path) -> Result<(), ServeError> {
+fn check_agreement(wanted: &Namespace, stands: &Namespace, registry: &str) -> Result<(), ServeError> {
     let values = [
         ("id.epoch_ms", wanted.epoch_ms.to_string(), stands.epoch_ms.to_string()),
         ("id.layout", wanted.layout.to_string(), stands.layout.to_string()),
@@ -168,40 +265,79 @@ fn check_agreement(wanted: &Namespace, stands: &Namespace, registry: &Path) -> R
     match values.into_iter().find(|(_, configured, stands)| configured != stands) {
         None => Ok(()),
         Some((key, configured, stands)) => {
-            let registry = registry.display().to_string();
-            Err(ServeError::Disagreement { key, configured, stands, registry })
+            Err(ServeError::Disagreement { key, configured, stands, registry: registry.to_owned() })
         }
     }
+}
+
+/// Writes what the configuration calls the datacenter, where it calls it anything.
+async fn name_datacenter(config: &Config, registry: &dyn Registry) -> Result<(), RegistryError> {
+    let name = config.datacenter_name.clone().map(|name| Setting::DatacenterName(config.datacenter, name));
+    let region =
+        config.datacenter_region.clone().map(|region| Setting::DatacenterRegion(config.datacenter, region));
+    for setting in name.into_iter().chain(region) {
+        registry.set(&setting).await?;
+    }
+    Ok(())
+}
+
+/// This node, as the registry shows it.
+fn worker(
+    config: &Config,
+    mark: &Mark,
+    advertised: Option<SocketAddr>,
+    now_ms: u64,
+) -> Result<Worker, MarkError> {
+    let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let node = match &config.node_name {
+        Some(name) => name.clone(),
+        None => mark.node_name(&hostname)?,
+    };
+    Ok(Worker {
+        hostname,
+        ip: advertised.map(|address| address.ip().to_string()).unwrap_or_default(),
+        port: advertised.map_or(0, |address| address.port()),
+        started_at: timestamp(now_ms),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        owner: Owner { node, instance: Uuid::new_v4() },
+    })
 }
 
 fn lease_settings(
     config: &Config,
     layout: Layout,
-    namespace: &Namespace,
-    advertised: Option<SocketAddr>,
-    now_ms: u64,
+    worker: Worker,
+    shared: Arc<Settings>,
+    mark: Arc<Mark>,
 ) -> LeaseSettings {
-    let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let node = config.node_name.clone().unwrap_or_else(|| hostname.clone());
     LeaseSettings {
         layout,
-        worker: Worker {
-            hostname,
-            ip: advertised.map(|address| address.ip().to_string()).unwrap_or_default(),
-            port: advertised.map_or(0, |address| address.port()),
-            started_at: timestamp(now_ms),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            owner: Owner { node, instance: Uuid::new_v4() },
-        },
+        worker,
         datacenter: config.datacenter,
         fixed_worker: config.worker,
         window_ms: config.lease.window_ms,
         grace_s: config.lease.grace_s,
         reuse_cooling: config.lease.reuse_cooling,
         idle_days_max: config.clock.idle_days_max,
-        max_sequence: config.id.max_sequence.unwrap_or(namespace.max_sequence),
         sequence_start: config.id.sequence_start,
+        shared,
+        mark: Some(mark),
     }
+}
+
+/// Applies changed settings to what is held.
+async fn follow_settings(
+    settings: Arc<Settings>,
+    registry: Arc<dyn Registry>,
+    holding: Arc<Holding>,
+    stop: CancellationToken,
+) {
+    let apply = |settings: &Settings| {
+        if let Some(held) = holding.load().as_ref() {
+            held.generator.set_max_sequence(settings.max_sequence());
+        }
+    };
+    settings.run(registry, apply, stop).await;
 }
 
 /// The front ends' sockets, bound before anything else is touched: a port in use leaves no trace.
@@ -233,12 +369,19 @@ impl Listeners {
         config: &Config,
         service: &Arc<Service>,
         registry: &Arc<dyn Registry>,
+        settings: &Arc<Settings>,
         stop: &CancellationToken,
     ) -> Vec<JoinHandle<()>> {
         let limits = config.limits.clone();
         let mut front_ends = Vec::new();
         if let Some((listener, _)) = self.http {
-            let state = api::http::State::new(Arc::clone(service), Arc::clone(registry), limits.clone());
+            let state = api::http::State::new(
+                Arc::clone(service),
+                Arc::clone(registry),
+                config.registry.to_string(),
+                Arc::clone(settings),
+                limits.clone(),
+            );
             front_ends.push(tokio::spawn(api::http::serve(listener, state, stop.clone())));
         }
         if let Some((listener, _)) = self.grpc {
@@ -316,7 +459,7 @@ async fn announce(
             tokio::select! { () = stop.cancelled() => return, slot = slot => slot }
         }
     };
-    let registry = format!("{} in {}", config.registry, config.data_dir.display());
+    let registry = registry_name(&config);
     Greeting { addresses, slot, registry, layout }.give(log::is_json(&config.log));
 }
 

@@ -12,6 +12,7 @@ use crate::clock::ServingClock;
 use crate::error::{Code, Error};
 use crate::lease::{Held, Holding};
 use crate::metrics::Metrics;
+use crate::settings::Settings;
 
 /// The most IDs one batch has, where every ID is written out.
 pub const BATCH_IDS_MAX: u32 = 10_000;
@@ -85,6 +86,7 @@ pub struct Service {
     clock: Arc<ServingClock>,
     holding: Arc<Holding>,
     metrics: Arc<Metrics>,
+    settings: Arc<Settings>,
     layout: Layout,
     wait_ms_max: u64,
     /// Whose turn it is. A fair lock: waiters get it in the order they came.
@@ -102,6 +104,7 @@ impl Service {
         clock: Arc<ServingClock>,
         holding: Arc<Holding>,
         metrics: Arc<Metrics>,
+        settings: Arc<Settings>,
         layout: Layout,
         wait_ms_max: u64,
     ) -> Self {
@@ -109,6 +112,7 @@ impl Service {
             clock,
             holding,
             metrics,
+            settings,
             layout,
             wait_ms_max,
             turn: Mutex::default(),
@@ -335,6 +339,10 @@ impl Service {
         let unready = self.unready();
         let mut reasons: Vec<String> = unready.iter().map(ToString::to_string).collect();
         reasons.extend(registry_error.iter().filter(|_| unready.is_none()).map(|e| format!("registry: {e}")));
+        let settings = self.settings.current();
+        // A registry that is away has been told of.
+        reasons.extend(settings.problem.clone().filter(|_| registry_error.is_none()));
+        reasons.extend(self.drift_reason(clock.offset_ms));
         let status = match (&unready, reasons.is_empty()) {
             (Some(_), _) => "unhealthy",
             (None, false) => "degraded",
@@ -352,22 +360,45 @@ impl Service {
             ntp_synchronized: None,
             last_id: generator.and_then(Generator::last_id),
             sequence_overflows: self.metrics.overflows_total(),
-            window_left_ms: generator
-                .map_or(0, |g| g.ceiling().time_ms(self.layout).saturating_sub(self.now_ms())),
+            window_left_ms: self.window_left_ms(),
             registry: RegistryHealth {
                 status: if registry_error.is_none() { "available" } else { "unavailable" },
                 error: registry_error,
             },
+            settings: SettingsHealth {
+                max_sequence: self.settings.max_sequence(),
+                clock_drift_threshold_ms: settings.namespace.clock_drift_threshold_ms,
+                stale: settings.stale,
+                age_seconds: settings.read_at.elapsed().as_secs(),
+            },
         }
+    }
+
+    fn drift_reason(&self, drift_ms: f64) -> Option<String> {
+        let threshold_ms = self.settings.clock_drift_threshold_ms();
+        let too_far = Duration::try_from_secs_f64(drift_ms.abs() / 1_000.0)
+            .is_ok_and(|drift| drift > Duration::from_millis(threshold_ms));
+        too_far.then(|| {
+            format!(
+                "the wall clock is {drift_ms:.0} ms off the serving clock, more than the {threshold_ms} ms of \
+                 clock_drift_threshold"
+            )
+        })
+    }
+
+    /// Until the durable window ends, in milliseconds; 0 where there is none.
+    #[must_use]
+    pub fn window_left_ms(&self) -> u64 {
+        let held = self.holding.load();
+        let ceiling_ms = held.as_ref().map(|held| held.generator.ceiling().time_ms(self.layout));
+        ceiling_ms.map_or(0, |ceiling_ms| ceiling_ms.saturating_sub(self.now_ms()))
     }
 
     /// The metrics, with those brought up to date that are states and not counts.
     #[must_use]
     pub fn render_metrics(&self) -> Vec<u8> {
         if let Some(held) = self.holding.load().as_deref() {
-            let ceiling_ms = held.generator.ceiling().time_ms(self.layout);
-            let left_ms = ceiling_ms.saturating_sub(self.now_ms());
-            held.metrics.window_left.set(Duration::from_millis(left_ms).as_secs_f64());
+            held.metrics.window_left.set(Duration::from_millis(self.window_left_ms()).as_secs_f64());
         }
         self.metrics.clock_drift.set(self.clock.status().offset_ms);
         self.metrics.render()
@@ -471,6 +502,21 @@ pub struct Health {
     pub window_left_ms: u64,
     /// How the registry is.
     pub registry: RegistryHealth,
+    /// The settings that all nodes share.
+    pub settings: SettingsHealth,
+}
+
+/// The shared settings in use.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct SettingsHealth {
+    /// How far a millisecond's IDs count.
+    pub max_sequence: u32,
+    /// How far the wall clock may be off before that is a reason to be degraded.
+    pub clock_drift_threshold_ms: u64,
+    /// Whether the registry could not be read when it was last tried: these are the last known then.
+    pub stale: bool,
+    /// Since they were read.
+    pub age_seconds: u64,
 }
 
 /// How the registry is.

@@ -8,6 +8,11 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use jiff::Timestamp;
+use snowmint::{Claim, Layout, Slot};
+use snowmint_server::registry::{EmbeddedRegistry, Namespace, Owner, Registry, WindowRecord, Worker};
+use uuid::Uuid;
+
 const ID: &str = "397833929219919914";
 
 fn snowmint(arguments: &[&str]) -> Command {
@@ -157,7 +162,12 @@ fn a_wrong_configuration_exits_with_2() {
             &["error: worker = -1 (flag --worker): a whole number"],
         );
         assert_run(&with(&["--http", "0.0.0.0:80"]), 2, &[], &["error: http.listen = ", "--insecure"]);
-        assert_run(&with(&["--registry", "etcd://a"]), 2, &[], &["only `embedded` is built in"]);
+        assert_run(
+            &with(&["--registry", "consul://a"]),
+            2,
+            &[],
+            &["`embedded` is wanted, or etcd://HOST:PORT"],
+        );
         assert_run(
             &with(&["--config", "/nowhere/snowmint.toml"]),
             2,
@@ -246,23 +256,111 @@ fn a_reader_that_has_had_enough_is_no_error() {
     assert_eq!((line.as_str(), output.status.code(), output.stderr.len()), ("1\n", Some(0), 0));
 }
 
-const CLUSTER: &str = r#"{"cluster_id":"c0ffee","registry":"embedded","epoch_ms":1609459200000,"layout":"41/5/5/12",
-"max_sequence":4095,"datacenters":[{"datacenter_id":0,"name":null,"region":null,"workers":[{"worker_id":5,
-"hostname":"host-a","ip":"127.0.0.1","port":8080,"started_at":"2026-01-01T00:00:00Z","version":"0.1.0","node":"a"}]}],
+const CLUSTER: &str = r#"{"cluster_id":"c0ffee00-0000-4000-8000-000000000000","registry":"etcd://a:2379",
+"as_of":"2026-01-01T00:00:00Z","stale":true,"problem":"the registry did not answer","epoch_ms":1609459200000,
+"layout":"41/5/5/12","max_sequence":4095,"clock_drift_threshold_ms":100,
+"datacenters":[{"datacenter_id":0,"name":"us-east-1","region":null,"workers":[{"worker_id":5,
+"hostname":"host-a","ip":"127.0.0.1","port":8080,"started_at":"2026-01-01T00:00:00Z","version":"0.1.0","node":"a",
+"instance":"00000000-0000-0000-0000-000000000000"}]}],
 "windows":[{"slot":"dc0_worker5","datacenter_id":0,"worker_id":5,"node":"a","ceiling":397833929219899392,
-"ceiling_time":"2024-01-03T19:30:00.123Z","held":true}],"retired_workers":[]}"#;
+"ceiling_time":"2024-01-03T19:30:00.123Z","held":true,"window_left_ms":123}],"retired_workers":[],
+"damaged":[{"slot":"dc0_worker7","problem":"it is no JSON"}]}"#;
 
 #[test]
 fn cluster_status_is_a_table_or_json() {
     let url = serve(|_| (200, CLUSTER.to_owned()));
-    let shown =
-        ["c0ffee", "host-a", "127.0.0.1:8080", "dc0_worker5", "397833929219899392", "no retired workers"];
+    let shown = [
+        "c0ffee00",
+        "etcd://a:2379, stale: what it last said, at 2026-01-01",
+        "the registry did not answer",
+        "us-east-1",
+        "host-a",
+        "127.0.0.1:8080",
+        "dc0_worker5",
+        "397833929219899392",
+        "123 ms",
+        "no retired workers",
+        "dc0_worker7 cannot be used: it is no JSON",
+    ];
     assert_run(&["cluster", "status", "--server", &url], 0, &shown, &[]);
     let (code, out, _) = run(&["cluster", "status", "--json", "--server", &url]);
     let json: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!((code, &json), (0, &serde_json::from_str(CLUSTER).unwrap()));
     let other = serve(|_| (200, "{}".to_owned()));
     assert_run(&["cluster", "status", "--server", &other], 1, &[], &["is it a snowmint server?"]);
+}
+
+/// The registry of a data directory, with one slot that `node` holds.
+fn registry_with_a_holder(directory: &std::path::Path) -> EmbeddedRegistry {
+    let layout = Layout::default();
+    let namespace = Namespace {
+        cluster_id: Uuid::new_v4(),
+        epoch_ms: layout.epoch_ms(),
+        layout: layout.split(),
+        max_sequence: 4_095,
+        clock_drift_threshold_ms: 100,
+    };
+    let slot = Slot { datacenter: 0, worker: 5 };
+    let worker = Worker {
+        hostname: "host-a".to_owned(),
+        ip: "127.0.0.1".to_owned(),
+        port: 8080,
+        started_at: Timestamp::UNIX_EPOCH,
+        version: "0.1.0".to_owned(),
+        owner: Owner { node: "a".to_owned(), instance: Uuid::new_v4() },
+    };
+    let ceiling = Claim::new(layout, slot, None, 1_704_310_200_123, 10_000).unwrap().ceiling();
+    let record = WindowRecord::new(worker.owner.clone(), ceiling, layout);
+    let registry = EmbeddedRegistry::new(directory).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        registry.open(&namespace).await.unwrap();
+        registry.claim(slot, None, &record, &worker).await.unwrap();
+    });
+    registry
+}
+
+#[test]
+fn what_nodes_share_is_shown_and_changed() {
+    let directory = tempfile::tempdir().unwrap();
+    let data_dir = directory.path().to_str().unwrap();
+    let cluster =
+        |words: &[&'static str]| -> Vec<&str> { [&["cluster"], words, &["--data-dir", data_dir]].concat() };
+    assert_run(&cluster(&["status"]), 1, &[], &["cannot read", "registry.json"]);
+    assert_eq!(std::fs::read_dir(data_dir).unwrap().count(), 0, "looking makes nothing");
+
+    let _held = registry_with_a_holder(directory.path());
+    assert_run(&cluster(&["status"]), 0, &["embedded, as of", "dc0_worker5", "host-a"], &[]);
+    assert_run(&cluster(&["config", "get", "max_sequence"]), 0, &["4095\n"], &[]);
+    assert_run(&cluster(&["config", "set", "max_sequence", "1023"]), 0, &[], &[]);
+    assert_run(&cluster(&["config", "set", "dc0/name", "us-east-1"]), 0, &[], &[]);
+    let all = ["max_sequence = 1023", "epoch = 1609459200000", "dc0/name = us-east-1", "cluster_id = "];
+    assert_run(&cluster(&["config", "get"]), 0, &all, &[]);
+    for (key, value, wanted) in [
+        ("max_sequence", "4096", "the layout 41/5/5/12 has room for 0 to 4095"),
+        ("clock_drift_threshold", "0", "milliseconds from 1 to 3600000 are wanted"),
+        ("epoch", "0", "epoch is written once"),
+        ("dc32/name", "x", "has datacenters 0 to 31"),
+        ("max_sequences", "5", "is no setting: there are epoch"),
+    ] {
+        assert_run(&cluster(&["config", "set", key, value]), 2, &[], &[wanted]);
+    }
+}
+
+#[test]
+fn a_slot_is_given_back_by_force() {
+    let directory = tempfile::tempdir().unwrap();
+    let data_dir = directory.path().to_str().unwrap();
+    let _held = registry_with_a_holder(directory.path());
+    let retire = |slot: &str| run(&["cluster", "retire", slot, "--data-dir", data_dir]);
+    let (code, out, err) = retire("dc0_worker5");
+    assert!(code == 0 && out.contains("dc0_worker5 was given back for node a"), "{out}{err}");
+    let (_, status, _) = run(&["cluster", "status", "--json", "--data-dir", data_dir]);
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    assert_eq!(status["retired_workers"][0]["slot"], "dc0_worker5");
+    assert_eq!((&status["windows"][0]["held"], &status["windows"][0]["node"]), (&false.into(), &"a".into()));
+    assert!(retire("dc0_worker6").2.contains("dc0_worker6 was never held"));
+    assert!(retire("worker6").2.contains("is not a slot: one is written like dc0_worker5"));
 }
 
 fn bench(url: &str, more: &[&str]) -> (i32, serde_json::Value, String) {

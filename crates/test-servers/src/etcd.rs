@@ -2,8 +2,8 @@
 //!
 //! Flags that do not explain themselves:
 //!
-//! * `--initial-cluster-token` is made of the ports, so that nodes of two clusters that got hold of each
-//!   other's ports, one after the other, do not talk to each other.
+//! * `--initial-cluster-token` is what tells clusters apart, so each has its own: what another cluster's node
+//!   sends to a port that was that cluster's before is refused.
 //!
 //! All else is left as it is, durability above all.
 
@@ -16,7 +16,7 @@ use tokio::process::Command;
 use crate::binary::{self, run};
 use crate::certificates::Certificates;
 use crate::nodes::{Nodes, PortTaken, START_ATTEMPTS_MAX};
-use crate::ports::{free_ports, loopback};
+use crate::ports::{Port, free_ports};
 use crate::process::Process;
 
 /// The user whose password [`EtcdSetup::password`] sets.
@@ -93,8 +93,8 @@ impl EtcdSetup {
 pub struct Etcd {
     nodes: Nodes,
     programs: PathBuf,
-    client_ports: Vec<u16>,
-    peer_ports: Vec<u16>,
+    client_ports: Vec<Port>,
+    peer_ports: Vec<Port>,
     certificates: Option<Certificates>,
     password: Option<String>,
 }
@@ -122,7 +122,7 @@ impl Etcd {
     /// Where a node listens to clients.
     #[must_use]
     pub fn address(&self, node: usize) -> SocketAddr {
-        loopback(self.client_ports[node])
+        self.client_ports[node].address()
     }
 
     /// Where the nodes listen to clients, as `host:port`.
@@ -161,14 +161,8 @@ impl Etcd {
     /// Starts a node that was killed, on its old data and ports, and waits until it answers, unless too few
     /// nodes run for any to answer.
     pub async fn restart(&self, node: usize) {
-        for _ in 0..START_ATTEMPTS_MAX {
-            self.start_node(node);
-            if !self.nodes.quorum() || self.ready().await.is_ok() {
-                return;
-            }
-            self.nodes.kill(node);
-        }
-        panic!("node {node} of etcd found its port taken, {START_ATTEMPTS_MAX} times over");
+        let answers = async |node| self.answers(node).await;
+        self.nodes.restart(node, |node| self.start_node(node), answers).await;
     }
 
     /// Stops a node where it stands.
@@ -193,9 +187,10 @@ impl Etcd {
     }
 
     fn start_node(&self, node: usize) {
-        let peer = |node: usize| format!("http://{}", loopback(self.peer_ports[node]));
-        let cluster: Vec<_> =
+        let peer = |node: usize| format!("http://{}", self.peer_ports[node].address());
+        let cluster: Vec<String> =
             (0..self.peer_ports.len()).map(|node| format!("n{node}={}", peer(node))).collect();
+        let cluster = cluster.join(",");
         self.nodes.start(node, &self.programs.join("etcd"), |etcd| {
             etcd.arg("--name").arg(format!("n{node}")).arg("--data-dir").arg(self.nodes.data(node));
             for flag in ["--listen-client-urls", "--advertise-client-urls"] {
@@ -204,8 +199,7 @@ impl Etcd {
             for flag in ["--listen-peer-urls", "--initial-advertise-peer-urls"] {
                 etcd.arg(flag).arg(peer(node));
             }
-            etcd.arg("--initial-cluster").arg(cluster.join(","));
-            etcd.arg("--initial-cluster-token").arg(format!("{:?}", self.peer_ports));
+            etcd.arg("--initial-cluster").arg(&cluster).arg("--initial-cluster-token").arg(&cluster);
             if let Some(files) = &self.certificates {
                 etcd.arg("--cert-file").arg(&files.certificate).arg("--key-file").arg(&files.key);
             }
@@ -218,8 +212,11 @@ impl Etcd {
     }
 
     async fn ready(&self) -> Result<(), PortTaken> {
-        let probe = [&PROBE[..], &["endpoint", "health"]].concat();
-        self.nodes.ready(async |node| self.ask(&[node], &probe).await.is_ok()).await
+        self.nodes.ready(async |node| self.answers(node).await).await
+    }
+
+    async fn answers(&self, node: usize) -> bool {
+        self.ask(&[node], &[&PROBE[..], &["endpoint", "health"]].concat()).await.is_ok()
     }
 
     async fn require(&mut self, password: &str) {
@@ -245,6 +242,9 @@ impl Etcd {
     }
 
     async fn ask(&self, nodes: &[usize], arguments: &[&str]) -> Result<String, String> {
+        if nodes.is_empty() {
+            return Err("no node is running".to_owned());
+        }
         let urls: Vec<_> = nodes.iter().map(|node| self.client_url(*node)).collect();
         let mut etcdctl = Command::new(self.programs.join("etcdctl"));
         // None of the environment: etcdctl takes flags from there, too. Version 3.4 needs to be told the API.

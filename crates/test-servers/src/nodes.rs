@@ -27,7 +27,7 @@ pub(crate) struct Nodes {
     directory: TempDir,
 }
 
-/// Why a server does not answer that was started.
+/// A server could not start, because somebody else listens on one of its ports.
 pub(crate) struct PortTaken;
 
 impl Nodes {
@@ -79,7 +79,7 @@ impl Nodes {
     }
 
     /// Whether enough nodes run for any of them to answer.
-    pub(crate) fn quorum(&self) -> bool {
+    fn quorum(&self) -> bool {
         self.running().len() > self.processes.len() / 2
     }
 
@@ -101,6 +101,24 @@ impl Nodes {
             }
         }
         Ok(())
+    }
+
+    /// Has `start` start a node that was killed, and waits until every running node answers, unless too few
+    /// run for any to answer.
+    pub(crate) async fn restart(
+        &self,
+        node: usize,
+        start: impl Fn(usize),
+        answers: impl AsyncFn(usize) -> bool,
+    ) {
+        for _ in 0..START_ATTEMPTS_MAX {
+            start(node);
+            if !self.quorum() || self.ready(&answers).await.is_ok() {
+                return;
+            }
+            self.kill(node);
+        }
+        panic!("node {node} of {} found its port taken, {START_ATTEMPTS_MAX} times over", self.server);
     }
 
     /// Waits until `look` finds something.

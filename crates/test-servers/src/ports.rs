@@ -1,9 +1,10 @@
 //! Ports nobody listens on.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{self, UnixListener};
 
 /// Where the search starts. Below it are the ports that people know servers by.
 const LOWEST: u16 = 10_000;
@@ -14,25 +15,39 @@ const OUTGOING: u16 = 32_768;
 /// How many ports are tried before it is given up.
 const TRIES_MAX: usize = 10_000;
 
-/// The address of a port on loopback.
-pub(crate) fn loopback(port: u16) -> SocketAddr {
-    (Ipv4Addr::LOCALHOST, port).into()
+/// A port on loopback that no other test gets while this value lives, also while nobody listens on it: its
+/// server may be dead and coming back, and one of another test in its place would be taken for it.
+pub(crate) struct Port {
+    number: u16,
+    /// A name that the kernel gives away once at a time, and takes back at the latest with the process.
+    _reserved: UnixListener,
 }
 
-/// As many ports, each seen to be free. Someone else may take one before it is used: be ready to start over.
-pub(crate) fn free_ports(count: usize) -> Vec<u16> {
-    let mut found = BTreeSet::new();
+impl Port {
+    /// Where it is listened on.
+    pub(crate) fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.number).into()
+    }
+
+    /// Nothing if the port is in use.
+    fn reserve(number: u16) -> Option<Self> {
+        let name = net::SocketAddr::from_abstract_name(format!("snowmint-test-port-{number}")).ok()?;
+        let port = Self { number, _reserved: UnixListener::bind_addr(&name).ok()? };
+        TcpListener::bind(port.address()).is_ok().then_some(port)
+    }
+}
+
+/// As many ports. Something else than a test may still take one before it is used: be ready to start over.
+pub(crate) fn free_ports(count: usize) -> Vec<Port> {
+    let mut found = Vec::new();
     let candidates = u64::from(outgoing().max(LOWEST + 1) - LOWEST);
     for _ in 0..TRIES_MAX {
         if found.len() == count {
-            return found.into_iter().collect();
+            return found;
         }
-        // Tests run in processes of their own, all at once: what they try must not be the same.
-        let random = RandomState::new().hash_one(found.len());
-        let port = LOWEST + u16::try_from(random % candidates).expect("below a port");
-        if TcpListener::bind(loopback(port)).is_ok() {
-            found.insert(port);
-        }
+        let random = RandomState::new().hash_one(count);
+        let number = LOWEST + u16::try_from(random % candidates).expect("it is less than a port");
+        found.extend(Port::reserve(number));
     }
     panic!("{TRIES_MAX} ports were tried, and not {count} of them were free");
 }

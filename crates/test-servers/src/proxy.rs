@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::ports::{free_ports, loopback};
+use crate::ports::{Port, free_ports};
 
 /// How many connections there may be at once. More wait to be accepted.
 const CONNECTIONS_MAX: usize = 1_024;
@@ -22,7 +22,7 @@ const START_ATTEMPTS_MAX: usize = 5;
 
 /// A TCP proxy in the test's process, before a server. Its behaviour can be changed at any time.
 pub struct Proxy {
-    addr: SocketAddr,
+    port: Port,
     upstream: SocketAddr,
     mode: watch::Sender<Mode>,
     /// Accepts connections, and has them all. Empty while they are refused.
@@ -65,11 +65,11 @@ impl Proxy {
     /// Listens on a port of its own, and passes everything on to `upstream`.
     pub async fn start(upstream: SocketAddr) -> Self {
         for _ in 0..START_ATTEMPTS_MAX {
-            let addr = loopback(free_ports(1)[0]);
-            if let Ok(listener) = TcpListener::bind(addr).await {
+            let port = free_ports(1).remove(0);
+            if let Ok(listener) = TcpListener::bind(port.address()).await {
                 let mode = watch::Sender::new(Mode::Pass);
                 let listening = tokio::spawn(listen(listener, upstream, mode.subscribe()));
-                return Self { addr, upstream, mode, listening: Mutex::new(Some(listening)) };
+                return Self { port, upstream, mode, listening: Mutex::new(Some(listening)) };
             }
         }
         panic!("the proxy found its port taken, {START_ATTEMPTS_MAX} times over");
@@ -78,7 +78,7 @@ impl Proxy {
     /// Where it listens.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
-        self.addr
+        self.port.address()
     }
 
     /// From now on, everything is passed on, late where it was held back. Connections of which a reply was
@@ -110,9 +110,9 @@ impl Proxy {
         let mut listening = self.listening.lock().await;
         self.mode.send_replace(mode);
         if listening.is_none() {
-            let listener = TcpListener::bind(self.addr).await;
+            let listener = TcpListener::bind(self.addr()).await;
             let listener =
-                listener.unwrap_or_else(|error| panic!("{} was taken meanwhile: {error}", self.addr));
+                listener.unwrap_or_else(|error| panic!("{} was taken meanwhile: {error}", self.addr()));
             *listening = Some(tokio::spawn(listen(listener, self.upstream, self.mode.subscribe())));
         }
     }

@@ -28,7 +28,7 @@ use tokio::time::timeout;
 
 use crate::binary::run;
 use crate::nodes::{Nodes, PortTaken, START_ATTEMPTS_MAX};
-use crate::ports::{free_ports, loopback};
+use crate::ports::{Port, free_ports};
 use crate::process::Process;
 
 /// The shortest and the longest session, in milliseconds.
@@ -52,7 +52,9 @@ const PROBE_MS_MAX: u64 = 2_000;
 /// A running ZooKeeper, killed when it is dropped.
 pub struct ZooKeeper {
     nodes: Nodes,
-    client_ports: Vec<u16>,
+    client_ports: Vec<Port>,
+    /// Two a node: what the leader listens on, and what it is elected through.
+    peer_ports: Vec<Port>,
 }
 
 impl ZooKeeper {
@@ -73,24 +75,45 @@ impl ZooKeeper {
         panic!("ZooKeeper found one of its ports taken, {START_ATTEMPTS_MAX} times over");
     }
 
-    /// Writes the configuration of every node.
     fn new(count: usize) -> Self {
         let nodes = Nodes::new("ZooKeeper", count);
         let mut client_ports = free_ports(3 * count);
         let peer_ports = client_ports.split_off(count);
-        for (node, client_port) in client_ports.iter().enumerate() {
-            let data = nodes.data(node);
+        let zookeeper = Self { nodes, client_ports, peer_ports };
+        for node in 0..count {
+            let data = zookeeper.nodes.data(node);
             fs::create_dir(&data).unwrap();
             fs::write(data.join("myid"), node.to_string()).unwrap();
-            fs::write(data.join("zoo.cfg"), configuration(&data, *client_port, &peer_ports)).unwrap();
+            fs::write(data.join("zoo.cfg"), zookeeper.configuration(node)).unwrap();
         }
-        Self { nodes, client_ports }
+        zookeeper
+    }
+
+    /// The content of a node's `zoo.cfg`.
+    fn configuration(&self, node: usize) -> String {
+        let [shortest_ms, longest_ms] = SESSION_MS;
+        let mut text = format!(
+            "dataDir={}\nclientPort={}\nclientPortAddress=127.0.0.1\n\
+             tickTime=200\ninitLimit=50\nsyncLimit=15\n\
+             minSessionTimeout={shortest_ms}\nmaxSessionTimeout={longest_ms}\n\
+             maxClientCnxns=0\npreAllocSize=1024\n4lw.commands.whitelist=*\n",
+            self.nodes.data(node).display(),
+            self.address(node).port(),
+        );
+        // A single node is no cluster, and would warn of being a bad one.
+        if self.client_ports.len() > 1 {
+            for (node, ports) in self.peer_ports.chunks(2).enumerate() {
+                let [leader, election] = [&ports[0], &ports[1]].map(Port::address);
+                let _ = writeln!(text, "server.{node}={leader}:{}", election.port());
+            }
+        }
+        text
     }
 
     /// Where a node listens to clients.
     #[must_use]
     pub fn address(&self, node: usize) -> SocketAddr {
-        loopback(self.client_ports[node])
+        self.client_ports[node].address()
     }
 
     /// Where the nodes listen to clients, as `host:port`.
@@ -128,14 +151,8 @@ impl ZooKeeper {
     /// Starts a node that was killed, on its old data and ports, and waits until it answers, unless too few
     /// nodes run for any to answer.
     pub async fn restart(&self, node: usize) {
-        for _ in 0..START_ATTEMPTS_MAX {
-            self.start_node(node);
-            if !self.nodes.quorum() || self.ready().await.is_ok() {
-                return;
-            }
-            self.nodes.kill(node);
-        }
-        panic!("node {node} of ZooKeeper found its port taken, {START_ATTEMPTS_MAX} times over");
+        let answers = async |node| self.answers(node).await;
+        self.nodes.restart(node, |node| self.start_node(node), answers).await;
     }
 
     /// Stops a node where it stands.
@@ -153,6 +170,7 @@ impl ZooKeeper {
     pub async fn cli(&self, arguments: &[&str]) -> String {
         let running: Vec<_> =
             self.nodes.running().iter().map(|node| self.address(*node).to_string()).collect();
+        assert!(!running.is_empty(), "no node of ZooKeeper is running");
         let mut client = Command::new("java");
         client.env_remove("JAVA_TOOL_OPTIONS").args(JAVA_FLAGS).arg("-cp").arg(format!("{JAR}:{NO_LOGGING}"));
         client.args(["org.apache.zookeeper.ZooKeeperMain", "-server", &running.join(",")]).args(arguments);
@@ -195,24 +213,6 @@ fn leads(status: &str) -> Option<u64> {
     let field = |name| status.lines().find_map(|line| line.strip_prefix(name));
     let last_change = u64::from_str_radix(field("Zxid: 0x")?, 16).ok()?;
     matches!(field("Mode: ")?, "leader" | "standalone").then_some(last_change >> 32)
-}
-
-/// The content of `zoo.cfg`. A single node has no use for its peer ports.
-fn configuration(data: &Path, client_port: u16, peer_ports: &[u16]) -> String {
-    let [shortest_ms, longest_ms] = SESSION_MS;
-    let mut text = format!(
-        "dataDir={}\nclientPort={client_port}\nclientPortAddress=127.0.0.1\n\
-         tickTime=200\ninitLimit=50\nsyncLimit=15\n\
-         minSessionTimeout={shortest_ms}\nmaxSessionTimeout={longest_ms}\n\
-         maxClientCnxns=0\npreAllocSize=1024\n4lw.commands.whitelist=*\n",
-        data.display()
-    );
-    if peer_ports.len() > 2 {
-        for (node, ports) in peer_ports.chunks(2).enumerate() {
-            let _ = writeln!(text, "server.{node}=127.0.0.1:{}:{}", ports[0], ports[1]);
-        }
-    }
-    text
 }
 
 /// Opens a session and closes it: both are changes that a quorum has to agree to.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use test_servers::{Etcd, EtcdVersion, ZooKeeper};
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 
 /// The longest that a server may take to end after the process that started it, in milliseconds.
@@ -105,6 +105,24 @@ async fn zookeeper_elects_another_leader_when_one_is_killed_or_paused() {
     zookeeper.resume(second);
     zookeeper.leader().await;
     assert!(zookeeper.healthy().await);
+}
+
+#[tokio::test]
+#[should_panic(expected = "node 0 of etcd found its port taken")]
+async fn etcd_says_that_its_port_is_taken() {
+    let etcd = Etcd::start(EtcdVersion::V3_5, 1).await;
+    etcd.kill(0);
+    let _other = TcpListener::bind(etcd.address(0)).await.unwrap();
+    etcd.restart(0).await;
+}
+
+#[tokio::test]
+#[should_panic(expected = "node 0 of ZooKeeper found its port taken")]
+async fn zookeeper_says_that_its_port_is_taken() {
+    let zookeeper = ZooKeeper::start(1).await;
+    zookeeper.kill(0);
+    let _other = TcpListener::bind(zookeeper.address(0)).await.unwrap();
+    zookeeper.restart(0).await;
 }
 
 /// The test's process starts another one of itself, which starts servers, and is killed.

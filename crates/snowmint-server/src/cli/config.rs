@@ -18,8 +18,8 @@ pub(super) struct Flags {
     /// Where data is kept
     #[arg(long, value_name = "DIR")]
     data_dir: Option<String>,
-    /// Which registry gives out workers: embedded
-    #[arg(long)]
+    /// Which registry gives out workers: embedded, etcd://HOST:PORT,… or zookeeper://HOST:PORT,…/CHROOT
+    #[arg(long, value_name = "URL")]
     registry: Option<String>,
     /// Which datacenter this node is in
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
@@ -27,7 +27,7 @@ pub(super) struct Flags {
     /// Which worker this node is; otherwise a free one
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     worker: Option<String>,
-    /// How the registry names this node; otherwise the host's name
+    /// How the registry names this node; otherwise a name kept in the data directory
     #[arg(long, value_name = "NAME")]
     node_name: Option<String>,
     /// Where REST is served; empty for nowhere

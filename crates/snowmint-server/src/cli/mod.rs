@@ -24,6 +24,7 @@ use snowmint::Format;
 
 use crate::config::{ConfigError, Loaded};
 use crate::serve::{self, ServeError};
+use cluster::ClusterError;
 use load::LoadError;
 use server::ServerError;
 
@@ -52,7 +53,7 @@ enum Command {
     /// Look at the configuration that `serve` would have
     #[command(subcommand)]
     Config(config::Command),
-    /// Look at the nodes of a cluster
+    /// Look at the nodes of a cluster, change what they share, and take slots from them
     #[command(subcommand)]
     Cluster(cluster::Command),
     /// Load a server, and check every ID received for duplicates
@@ -99,6 +100,8 @@ enum CliError {
     #[error(transparent)]
     Server(#[from] ServerError),
     #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    #[error(transparent)]
     Load(#[from] LoadError),
     #[error("cannot start")]
     Runtime(#[source] io::Error),
@@ -125,7 +128,10 @@ impl CliError {
     fn exit_code(&self) -> u8 {
         match self {
             _ if self.is_unread() => 0,
-            Self::Config(_) => EXIT_USAGE,
+            Self::Config(_)
+            | Self::Cluster(
+                ClusterError::UnknownKey { .. } | ClusterError::Immutable { .. } | ClusterError::Value { .. },
+            ) => EXIT_USAGE,
             _ => EXIT_FAILED,
         }
     }

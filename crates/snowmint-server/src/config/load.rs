@@ -501,8 +501,9 @@ mod tests {
             "lease.window_ms = 50 (environment SNOWMINT_LEASE__WINDOW_MS): a whole number from 100 to 3600000 is wanted"
         );
         assert_eq!(
-            refusal("", &[], &[("registry", "etcd://localhost")]),
-            "registry = \"etcd://localhost\" (flag --registry): only `embedded` is built in"
+            refusal("", &[], &[("registry", "etcd://a:b")]),
+            "registry = \"etcd://a:b\" (flag --registry): \"a:b\" is no server: HOST:PORT is wanted, with an \
+             IPv6 address in brackets"
         );
         for (file, wanted) in [
             ("insecure = 1", "expected a boolean"),
@@ -517,6 +518,7 @@ mod tests {
             ("datacenter = 32", "the layout 41/5/5/12 has room for 0 to 31"),
             ("worker = 32", "the layout 41/5/5/12 has room for 0 to 31"),
             ("node_name = \"\"", "a name of 1 to 253 bytes is wanted"),
+            ("etcd.password_file = \"f\"", "user and password_file are wanted, or neither"),
             ("data_dir = \"\"", "the path of a directory is wanted"),
             ("http.listen = \"\"\ngrpc.listen = \"\"", "both off"),
         ] {
@@ -559,7 +561,8 @@ mod tests {
         let rows = page.lines().filter_map(|line| line.strip_prefix("| `"));
         let described: Vec<(&str, &str)> = rows
             .map(|row| row.split_once("` | ").unwrap())
-            .map(|(key, rest)| (key, rest.split_once(" |").unwrap().0))
+            .map(|(keys, rest)| (keys, rest.split_once(" |").unwrap().0))
+            .flat_map(|(keys, default)| keys.split("`, `").map(move |key| (key, default)))
             .collect();
         let keys = leaves(&tree(&Config::default()));
         let mut names: Vec<&str> = described.iter().map(|(key, _)| *key).collect();

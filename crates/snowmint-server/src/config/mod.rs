@@ -4,8 +4,8 @@
 //! from it and into it by [`Loaded`]. `docs/configuration.md` describes the keys; a test compares the two.
 
 mod load;
+mod registry;
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -17,21 +17,23 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 pub use load::{ConfigError, Loaded, Origin, Setting, environment};
+pub use registry::{Registry, Servers};
 
 /// Where data is kept on a machine that gives its user no home directory.
 const DATA_DIR_WITHOUT_HOME: &str = "/var/lib/snowmint";
 
-/// The longest node name, in bytes: that of a DNS name.
-const NODE_NAME_BYTES_MAX: usize = 253;
+/// The longest name, in bytes: that of a DNS name.
+const NAME_BYTES_MAX: usize = 253;
 
 /// What a number may be, for every key that is one.
-const RANGES: [(&str, RangeInclusive<u64>); 15] = [
+const RANGES: [(&str, RangeInclusive<u64>); 16] = [
     ("clock.idle_days_max", 1..=36_500),
     ("clock.leap_confirm_s", 1..=86_400),
     ("datacenter", 0..=u16::MAX as u64),
     ("id.epoch_ms", 0..=Layout::EPOCH_MS_MAX),
     ("id.max_sequence", 0..=(1 << Split::SEQUENCE_BITS_MAX) - 1),
     ("lease.grace_s", 0..=31_536_000),
+    ("lease.ttl_s", 2..=3_600),
     ("lease.window_ms", 100..=Claim::WINDOW_MS_MAX),
     ("limits.body_bytes", 1_024..=16_777_216),
     ("limits.connections", 1..=1_000_000),
@@ -53,8 +55,12 @@ pub struct Config {
     pub datacenter: u16,
     /// Which worker this node is; unset, it takes a free one.
     pub worker: Option<u16>,
-    /// How the registry names this node; unset, the host's name.
+    /// How the registry names this node; unset, a name that is made once and kept in the data directory.
     pub node_name: Option<String>,
+    /// What the registry calls the datacenter.
+    pub datacenter_name: Option<String>,
+    /// Where it says the datacenter is.
+    pub datacenter_region: Option<String>,
     /// Which registry gives out workers.
     pub registry: Registry,
     /// Serve a routable address without TLS and keys.
@@ -63,6 +69,10 @@ pub struct Config {
     pub http: Http,
     /// gRPC.
     pub grpc: Grpc,
+    /// How to talk to etcd.
+    pub etcd: Access,
+    /// How to talk to `ZooKeeper`.
+    pub zookeeper: Access,
     /// How a worker is held.
     pub lease: Lease,
     /// The serving clock.
@@ -91,12 +101,30 @@ pub struct Grpc {
     pub listen: Listen,
 }
 
+/// How to talk to the servers of a registry.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Access {
+    /// Who to say we are.
+    pub user: Option<String>,
+    /// The file that has the user's password.
+    pub password_file: Option<PathBuf>,
+    /// The certificate authority that is trusted with TLS, as PEM; unset, the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The certificate that is shown with TLS, as PEM.
+    pub cert_file: Option<PathBuf>,
+    /// The key of that certificate, as PEM.
+    pub key_file: Option<PathBuf>,
+}
+
 /// How a worker is held.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Lease {
     /// How far ahead of the clock a window reaches: how long a registry outage is survived.
     pub window_ms: u64,
+    /// How long a worker looks alive without a sign of life. Nothing rests on it but how soon it is free.
+    pub ttl_s: u64,
     /// How long a worker that was given up cools down before another node may have it.
     pub grace_s: u64,
     /// When nothing else is free, take a cooling worker whose window has passed.
@@ -165,10 +193,14 @@ impl Default for Config {
             datacenter: 0,
             worker: None,
             node_name: None,
+            datacenter_name: None,
+            datacenter_region: None,
             registry: Registry::Embedded,
             insecure: false,
             http: Http::default(),
             grpc: Grpc::default(),
+            etcd: Access::default(),
+            zookeeper: Access::default(),
             lease: Lease::default(),
             clock: Clock::default(),
             id: Ids::default(),
@@ -192,7 +224,7 @@ impl Default for Grpc {
 
 impl Default for Lease {
     fn default() -> Self {
-        Self { window_ms: 10_000, grace_s: 3_600, reuse_cooling: false }
+        Self { window_ms: 10_000, ttl_s: 30, grace_s: 3_600, reuse_cooling: false }
     }
 }
 
@@ -260,15 +292,23 @@ impl Config {
         below("worker", self.worker.map(u32::from), split.workers(), split)?;
         below("id.max_sequence", self.id.max_sequence, split.max_sequence() + 1, split)?;
         check_level(&self.log.level)?;
-        if self.node_name.as_ref().is_some_and(|name| !(1..=NODE_NAME_BYTES_MAX).contains(&name.len())) {
-            return Err(Problem {
-                key: "node_name",
-                wanted: format!("a name of 1 to {NODE_NAME_BYTES_MAX} bytes is wanted"),
-            });
+        for (key, name) in [
+            ("node_name", &self.node_name),
+            ("datacenter_name", &self.datacenter_name),
+            ("datacenter_region", &self.datacenter_region),
+        ] {
+            if name.as_ref().is_some_and(|name| !(1..=NAME_BYTES_MAX).contains(&name.len())) {
+                return Err(Problem {
+                    key,
+                    wanted: format!("a name of 1 to {NAME_BYTES_MAX} bytes is wanted"),
+                });
+            }
         }
         if self.data_dir.as_os_str().is_empty() {
             return Err(Problem { key: "data_dir", wanted: "the path of a directory is wanted".to_owned() });
         }
+        self.etcd.check("etcd.password_file", "etcd.key_file")?;
+        self.zookeeper.check("zookeeper.password_file", "zookeeper.key_file")?;
         self.check_listeners()
     }
 
@@ -293,6 +333,20 @@ impl Config {
             }
         }
         Ok(())
+    }
+}
+
+impl Access {
+    /// What belongs together comes together.
+    fn check(&self, password_key: &'static str, key_key: &'static str) -> Result<(), Problem> {
+        let pairs = [
+            (password_key, self.user.is_some(), self.password_file.is_some(), "user and password_file"),
+            (key_key, self.cert_file.is_some(), self.key_file.is_some(), "cert_file and key_file"),
+        ];
+        match pairs.into_iter().find(|(_, one, other, _)| one != other) {
+            Some((key, .., both)) => Err(Problem { key, wanted: format!("{both} are wanted, or neither") }),
+            None => Ok(()),
+        }
     }
 }
 
@@ -324,39 +378,6 @@ fn default_data_dir() -> PathBuf {
         // A configuration is text throughout.
         Some(directories) => directories.data_dir().to_string_lossy().into_owned().into(),
         None => DATA_DIR_WITHOUT_HOME.into(),
-    }
-}
-
-/// Which registry gives out workers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum Registry {
-    /// A file in the data directory.
-    Embedded,
-}
-
-impl fmt::Display for Registry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Embedded => f.pad("embedded"),
-        }
-    }
-}
-
-impl TryFrom<String> for Registry {
-    type Error = &'static str;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        match text.as_str() {
-            "embedded" => Ok(Self::Embedded),
-            _ => Err("only `embedded` is built in"),
-        }
-    }
-}
-
-impl From<Registry> for String {
-    fn from(registry: Registry) -> Self {
-        registry.to_string()
     }
 }
 

@@ -1,9 +1,9 @@
 //! Which slot a node takes.
 
 use jiff::Timestamp;
-use snowmint::{Ceiling, ClaimError, Layout, Slot};
+use snowmint::{Ceiling, Layout, Slot};
 
-use crate::registry::{Owner, Revision, SlotState, Snapshot, timestamp};
+use crate::registry::{Owner, Retired, Revision, SlotState, Snapshot, timestamp};
 
 /// What a node asks for.
 pub(super) struct Wish<'a> {
@@ -11,7 +11,7 @@ pub(super) struct Wish<'a> {
     pub(super) datacenter: u16,
     /// This worker and no other, where it is fixed.
     pub worker: Option<u16>,
-    /// The node's name: it may take back a slot it gave back itself.
+    /// The node's name: it may take back a slot it gave back itself, or died with.
     pub node: &'a str,
     /// Whether a slot that cools down for another node may be taken when nothing else is free.
     pub reuse_cooling: bool,
@@ -51,30 +51,43 @@ pub enum NoSlot {
     },
     /// No worker of the datacenter is free.
     #[error(
-        "no worker slot is free in datacenter {datacenter}: of {workers}, {held} are held and {cooling} are \
-         kept for the nodes that gave them back{}",
-        next.map(|at| format!(" (the next comes free at {at})")).unwrap_or_default()
+        "no worker slot is free in datacenter {datacenter}: of {workers}, {} are held{}, {} are kept for the nodes \
+         that gave them back{}{}{}",
+        held.len(),
+        list(held.iter().map(|(worker, owner)| format!("{worker} by {}", owner.node))),
+        cooling.len(),
+        list(cooling.iter().map(|(worker, retired)| format!("{worker} for {}", retired.node))),
+        if *damaged > 0 { format!(", {damaged} have entries that cannot be read") } else { String::new() },
+        next.map(|at| format!("; the next comes free at {at}")).unwrap_or_default()
     )]
     Exhausted {
         /// Which datacenter.
         datacenter: u16,
         /// How many workers it has room for.
         workers: u32,
-        /// How many slots are held.
-        held: usize,
-        /// How many cool down.
-        cooling: usize,
+        /// Which workers are held, and by whom.
+        held: Vec<(u16, Owner)>,
+        /// Which cool down, and for whom.
+        cooling: Vec<(u16, Retired)>,
+        /// How many have an entry that cannot be read.
+        damaged: usize,
         /// When the next one has cooled down.
         next: Option<Timestamp>,
     },
-    /// A record is not of this layout.
-    #[error("the window record of {slot} cannot be used: {reason}")]
-    Record {
-        /// Whose record.
+    /// An entry of the fixed worker cannot be read, or is not of this layout.
+    #[error("{slot} cannot be used: {problem}")]
+    Damaged {
+        /// The slot that is wanted.
         slot: Slot,
-        /// Why.
-        reason: ClaimError,
+        /// Which entry, and what is wrong with it.
+        problem: String,
     },
+}
+
+/// In brackets, where there are any.
+fn list(items: impl Iterator<Item = String>) -> String {
+    let items: Vec<String> = items.collect();
+    if items.is_empty() { String::new() } else { format!(" ({})", items.join(", ")) }
 }
 
 /// The slot this node held last, or else the free slot whose ceiling is oldest; slots whose ceiling is
@@ -85,42 +98,74 @@ pub(super) fn choose(
     wish: &Wish<'_>,
     now_ms: u64,
 ) -> Result<Choice, NoSlot> {
-    let now = timestamp(now_ms);
-    let (mut free, mut cooling, mut held) = (Vec::new(), Vec::new(), 0);
+    let mut slots = Slots::default();
     for slot in candidates(layout, wish) {
-        let state = snapshot.slots.get(&slot);
-        let candidate = Candidate::new(slot, state, layout, wish.node)?;
+        slots.add(slot, snapshot.slots.get(&slot), layout, wish, now_ms);
+    }
+    if slots.free.is_empty() && wish.reuse_cooling {
+        let cooled = slots.cooling.extract_if(.., |(candidate, _)| candidate.ceiling_ms <= now_ms);
+        slots.free.extend(cooled.map(|(candidate, _)| candidate));
+    }
+    let free = std::mem::take(&mut slots.free);
+    match free.into_iter().min_by_key(|candidate| candidate.rank(now_ms)) {
+        Some(best) => Ok(best.choice),
+        None => Err(slots.refusal(layout, wish)),
+    }
+}
+
+/// The slots a node could have, by what keeps it from them.
+#[derive(Default)]
+struct Slots {
+    free: Vec<Candidate>,
+    cooling: Vec<(Candidate, Retired)>,
+    held: Vec<(Slot, Owner)>,
+    damaged: Vec<(Slot, String)>,
+}
+
+impl Slots {
+    fn add(&mut self, slot: Slot, state: Option<&SlotState>, layout: Layout, wish: &Wish<'_>, now_ms: u64) {
+        let candidate = match Candidate::new(slot, state, layout, wish.node) {
+            Ok(candidate) => candidate,
+            Err(problem) => return self.damaged.push((slot, problem)),
+        };
         match state {
-            Some(SlotState { worker: Some(worker), .. }) if wish.worker.is_some() => {
-                return Err(NoSlot::Held { slot, holder: worker.owner.clone() });
-            }
-            Some(SlotState { worker: Some(_), .. }) => held += 1,
-            Some(SlotState { retired: Some(retired), .. })
-                if retired.reuse_after > now && retired.node != wish.node =>
+            // A worker of this node's own name whose window has ended is an earlier life of it, which did not
+            // end well: one that lives extends its window.
+            Some(SlotState { worker: Some(worker), .. })
+                if worker.owner.node != wish.node || candidate.ceiling_ms > now_ms =>
             {
-                cooling.push((candidate, retired));
+                self.held.push((slot, worker.owner.clone()));
             }
-            _ => free.push(candidate),
+            Some(SlotState { retired: Some(retired), .. })
+                if retired.reuse_after > timestamp(now_ms) && retired.node != wish.node =>
+            {
+                self.cooling.push((candidate, retired.clone()));
+            }
+            _ => self.free.push(candidate),
         }
     }
-    if free.is_empty() && wish.reuse_cooling {
-        let cooled = cooling.extract_if(.., |(candidate, _)| candidate.ceiling_ms <= now_ms);
-        free.extend(cooled.map(|(candidate, _)| candidate));
+
+    fn refusal(self, layout: Layout, wish: &Wish<'_>) -> NoSlot {
+        let Self { cooling, held, damaged, .. } = self;
+        if wish.worker.is_some() {
+            let held = held.into_iter().next().map(|(slot, holder)| NoSlot::Held { slot, holder });
+            let cooling = cooling.into_iter().next().map(|(candidate, retired)| NoSlot::Cooling {
+                slot: candidate.choice.slot,
+                node: retired.node,
+                until: retired.reuse_after,
+            });
+            let damaged = damaged.into_iter().next().map(|(slot, problem)| NoSlot::Damaged { slot, problem });
+            return held.or(cooling).or(damaged).expect("a fixed worker is free, or one of these");
+        }
+        NoSlot::Exhausted {
+            datacenter: wish.datacenter,
+            workers: layout.split().workers(),
+            held: held.into_iter().map(|(slot, owner)| (slot.worker, owner)).collect(),
+            next: cooling.iter().map(|(_, retired)| retired.reuse_after).min(),
+            cooling: cooling.into_iter().map(|(c, retired)| (c.choice.slot.worker, retired)).collect(),
+            damaged: damaged.len(),
+        }
     }
-    if let Some(best) = free.into_iter().min_by_key(|candidate| candidate.rank(now_ms)) {
-        return Ok(best.choice);
-    }
-    if let (Some(_), Some((candidate, retired))) = (wish.worker, cooling.first()) {
-        let (slot, until) = (candidate.choice.slot, retired.reuse_after);
-        return Err(NoSlot::Cooling { slot, node: retired.node.clone(), until });
-    }
-    Err(NoSlot::Exhausted {
-        datacenter: wish.datacenter,
-        workers: layout.split().workers(),
-        held,
-        cooling: cooling.len(),
-        next: cooling.iter().map(|(_, retired)| retired.reuse_after).min(),
-    })
 }
 
 fn candidates(layout: Layout, wish: &Wish<'_>) -> impl Iterator<Item = Slot> + use<> {
@@ -138,26 +183,32 @@ struct Candidate {
     ceiling_ms: u64,
     /// Whether this node held it last.
     own: bool,
+    /// Whether a worker still looks alive on it: this node's own, from before.
+    looks_alive: bool,
 }
 
 impl Candidate {
-    fn new(slot: Slot, state: Option<&SlotState>, layout: Layout, node: &str) -> Result<Self, NoSlot> {
+    fn new(slot: Slot, state: Option<&SlotState>, layout: Layout, node: &str) -> Result<Self, String> {
+        if let Some(damage) = state.and_then(|state| state.damage.as_ref()) {
+            return Err(damage.clone());
+        }
+        let looks_alive = state.is_some_and(|state| state.worker.is_some());
         let Some((record, revision)) = state.and_then(|state| state.window.as_ref()) else {
             let choice = Choice { slot, floor: None, revision: None };
-            return Ok(Self { choice, ceiling_ms: 0, own: false });
+            return Ok(Self { choice, ceiling_ms: 0, own: false, looks_alive });
         };
-        let floor =
-            Ceiling::from_id(layout, record.ceiling).map_err(|reason| NoSlot::Record { slot, reason })?;
+        let floor = Ceiling::from_id(layout, record.ceiling).map_err(|reason| reason.to_string())?;
         Ok(Self {
             choice: Choice { slot, floor: Some(floor), revision: Some(*revision) },
             ceiling_ms: floor.time_ms(layout),
             own: record.owner.node == node,
+            looks_alive,
         })
     }
 
     /// Lower is better.
-    fn rank(&self, now_ms: u64) -> (bool, bool, u64) {
-        (self.ceiling_ms > now_ms, !self.own, self.ceiling_ms)
+    fn rank(&self, now_ms: u64) -> (bool, bool, bool, u64) {
+        (self.looks_alive, self.ceiling_ms > now_ms, !self.own, self.ceiling_ms)
     }
 }
 
@@ -171,7 +222,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::registry::{Namespace, Retired, WindowRecord, Worker};
+    use crate::registry::{Namespace, WindowRecord, Worker};
 
     const NOW_MS: u64 = snowmint::DEFAULT_EPOCH_MS + 1_000_000;
 
@@ -262,11 +313,34 @@ mod tests {
         let none = choice(full(), &WISH).unwrap_err().to_string();
         assert_eq!(
             none,
-            "no worker slot is free in datacenter 1: of 4, 3 are held and 1 are kept for the nodes that gave \
-             them back (the next comes free at 2021-01-01T00:16:41Z)"
+            "no worker slot is free in datacenter 1: of 4, 3 are held (0 by a, 1 by b, 2 by c), 1 are kept for the \
+             nodes that gave them back (3 for d); the next comes free at 2021-01-01T00:16:41Z"
         );
         let cooled = [held("a"), held("b"), held("c"), cooling("d", 0, -1)];
         assert_eq!(choice(cooled, &WISH), Ok(3));
+    }
+
+    /// A node that died takes its slot back before the registry has noticed, but not from a life that goes on.
+    #[test]
+    fn an_earlier_life_of_the_node_is_succeeded_once_its_window_has_ended() {
+        let died = |ends_in_ms| SlotState { worker: held("me").worker, ..held_before("me", ends_in_ms) };
+        assert_eq!(choice([held("a"), died(-1), held("c"), held("d")], &WISH), Ok(1));
+        assert_eq!(choice([held("a"), died(-1), held("c"), held_before("d", 9_000)], &WISH), Ok(3));
+        let lives = choice([held("a"), died(1), held("c"), held("d")], &WISH);
+        assert!(matches!(lives, Err(NoSlot::Exhausted { ref held, .. }) if held.len() == 4), "{lives:?}");
+        let fixed = Wish { worker: Some(1), ..WISH };
+        assert_eq!(choice([held("a"), died(-1)], &fixed), Ok(1));
+        assert!(matches!(choice([held("a"), died(1)], &fixed), Err(NoSlot::Held { .. })));
+    }
+
+    #[test]
+    fn a_slot_with_an_entry_that_cannot_be_read_is_left_alone() {
+        let damaged = || SlotState { damage: Some("it is \"\"".to_owned()), ..held_before("me", -9_000) };
+        assert_eq!(choice([damaged(), held_before("b", -1), held("c"), held("d")], &WISH), Ok(1));
+        let none = choice([damaged(), held("b"), held("c"), held("d")], &WISH).unwrap_err().to_string();
+        assert!(none.contains("1 have entries that cannot be read"), "{none}");
+        let fixed = Wish { worker: Some(0), ..WISH };
+        assert!(matches!(choice([damaged()], &fixed), Err(NoSlot::Damaged { .. })));
     }
 
     #[test]

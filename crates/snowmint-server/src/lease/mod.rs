@@ -2,6 +2,7 @@
 
 mod allocation;
 mod holding;
+mod mark;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,9 +16,11 @@ use crate::registry::{
     self, NotGranted, Purpose, Registry, RegistryError, Retired, Revision, Snapshot, SwapError, Wanted,
     WindowRecord, Worker, timestamp,
 };
+use crate::settings::Settings;
 pub use allocation::NoSlot;
 use allocation::{Choice, Wish};
 pub use holding::{Held, Holding};
+pub use mark::{Mark, MarkError};
 
 /// A window is extended when this share of it is used up, so that two extensions may fail before it ends.
 const EXTEND_AFTER_SHARE: u64 = 3;
@@ -28,6 +31,9 @@ const RETRY_MS_MAX: u64 = 1_000;
 
 /// How often a slot is lost to another node in the race for it before the lease takes a pause.
 const RACES_MAX: u32 = 64;
+
+/// How often giving a slot back is tried while it is unknown whether it was.
+const RETIRE_TRIES_MAX: u32 = 3;
 
 const DAY_MS: u64 = 86_400_000;
 
@@ -49,10 +55,12 @@ pub struct LeaseSettings {
     pub reuse_cooling: bool,
     /// How many days past the registry's newest window a clock is still believed.
     pub idle_days_max: u64,
-    /// How far a millisecond's IDs count.
-    pub max_sequence: u32,
-    /// Where they start counting.
+    /// Where a millisecond's IDs start counting.
     pub sequence_start: SequenceStart,
+    /// How far they count.
+    pub shared: Arc<Settings>,
+    /// What this node remembers of its registry, where it has a place to.
+    pub mark: Option<Arc<Mark>>,
 }
 
 /// Keeps the node in possession of a slot.
@@ -80,6 +88,8 @@ enum TakeError {
     NoSlot(#[from] NoSlot),
     #[error("the registry cannot be read: {0}")]
     Registry(#[from] RegistryError),
+    #[error(transparent)]
+    Mark(#[from] MarkError),
     #[error("the slot's window cannot be asked for: {0}")]
     Claim(#[from] ClaimError),
     #[error("the slot's window could not be made durable: {0}")]
@@ -152,6 +162,7 @@ impl Lease {
             })?;
             let now_ms = self.clock.now_ms();
             self.check_clock(&snapshot, now_ms)?;
+            let snapshot = self.check_mark(snapshot).await?;
             let choice = allocation::choose(&snapshot, self.settings.layout, &self.wish(), now_ms)?;
             let slot = choice.slot;
             match self.claim(choice, now_ms).await {
@@ -191,6 +202,23 @@ impl Lease {
         Err(TakeError::ClockLeap { now: timestamp(now_ms), newest, days })
     }
 
+    /// A registry that was wiped or put back from an old copy would give windows out anew.
+    async fn check_mark(&self, snapshot: Snapshot) -> Result<Snapshot, MarkError> {
+        let (Some(mark), layout) = (self.settings.mark.clone(), self.settings.layout) else {
+            return Ok(snapshot);
+        };
+        let check = tokio::task::spawn_blocking(move || mark.check(&snapshot, layout).map(|()| snapshot));
+        check.await.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()))
+    }
+
+    /// Writes down how far this node was given a slot. Nothing waits for it: what is lost is a piece of the
+    /// second net, not of the first.
+    fn remember(&self, slot: Slot, ceiling: Ceiling) {
+        if let Some(mark) = self.settings.mark.clone() {
+            tokio::task::spawn_blocking(move || mark.keep(slot, ceiling));
+        }
+    }
+
     async fn claim(&self, choice: Choice, now_ms: u64) -> Result<Tenure, TakeError> {
         let Choice { slot, floor, revision } = choice;
         let claim = Claim::new(self.settings.layout, slot, floor, now_ms, self.settings.window_ms)?;
@@ -203,7 +231,8 @@ impl Lease {
             "worker slot taken"
         );
         let generator = Generator::new(window, self.settings.sequence_start);
-        generator.set_max_sequence(self.settings.max_sequence);
+        generator.set_max_sequence(self.settings.shared.max_sequence());
+        self.remember(slot, generator.ceiling());
         let held = Arc::new(Held { generator, metrics: self.metrics.slot(slot) });
         self.holding.take(Arc::clone(&held));
         Ok(Tenure { held, revision, unknown: None })
@@ -223,6 +252,8 @@ impl Lease {
         let mut wait_ms = regular_ms;
         loop {
             tokio::select! {
+                // In this order, so that the same history gives the same choice.
+                biased;
                 () = stop.cancelled() => {
                     self.retire(tenure).await;
                     return End::Stopped;
@@ -274,6 +305,9 @@ impl Lease {
         })?;
         generator.extend(window).expect("the claim was made from this generator's slot and ceiling");
         tenure.revision = revision;
+        // A change that was applied to the generator before this one is applied to this one here.
+        generator.set_max_sequence(self.settings.shared.max_sequence());
+        self.remember(generator.slot(), generator.ceiling());
         if !self.holding.registry_answers() {
             tracing::info!(slot = %generator.slot(), "the registry answers again");
         }
@@ -300,17 +334,36 @@ impl Lease {
             reuse_after: timestamp(now_ms.saturating_add(self.settings.grace_s.saturating_mul(1_000))),
             node: self.settings.worker.owner.node.clone(),
         };
-        let record = self.record(tenure.held.generator.ceiling());
-        match self.registry.retire(slot, tenure.revision, &record, &retired).await {
+        match self.give_back(tenure, &retired).await {
             Ok(()) => tracing::info!(%slot, "worker slot given back"),
             // It comes free by itself, with the process or its lease.
             Err(error) => tracing::warn!(%slot, "the worker slot could not be given back: {error}"),
         }
     }
+
+    /// Where a reply is lost, or was before, what stands in the registry decides.
+    async fn give_back(&self, tenure: Tenure, retired: &Retired) -> Result<(), SwapError> {
+        let (slot, own) = (tenure.held.generator.slot(), &self.settings.worker.owner);
+        let mut stands = (self.record(tenure.held.generator.ceiling()), tenure.revision);
+        for _ in 0..RETIRE_TRIES_MAX {
+            match self.registry.retire(slot, stands.1, &stands.0, retired).await {
+                Err(SwapError::Conflict { .. } | SwapError::Unknown(_)) => {}
+                known => return known,
+            }
+            let state = self.registry.slot(slot).await.map_err(SwapError::Unknown)?;
+            match state.window {
+                _ if state.retired.as_ref() == Some(retired) => return Ok(()),
+                Some((record, revision)) if record.owner == *own => stands = (record, revision),
+                taken => return Err(SwapError::Conflict { holder: taken.map(|(record, _)| record.owner) }),
+            }
+        }
+        Err(SwapError::Unknown(RegistryError::TimedOut))
+    }
 }
 
 async fn pause(ms: u64, stop: &CancellationToken) {
     tokio::select! {
+        biased;
         () = stop.cancelled() => {}
         () = tokio::time::sleep(Duration::from_millis(ms)) => {}
     }

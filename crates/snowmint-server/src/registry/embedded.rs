@@ -73,6 +73,14 @@ impl EmbeddedRegistry {
         Ok(Self { files: Arc::new(files) })
     }
 
+    /// The registry that is in `directory`, and none that is not.
+    pub fn existing(directory: &Path) -> Result<Self, RegistryError> {
+        let files = Files { directory: directory.to_owned(), held: Mutex::default() };
+        let path = files.registry_file();
+        fs::metadata(&path).map_err(|source| file_error("cannot read", &path, source))?;
+        Self::new(directory)
+    }
+
     /// Runs file work where it may block, and gives up on it after [`CALL_MS_MAX`].
     ///
     /// Given up on, a change may still be made: that is for the caller to call unknown.

@@ -20,6 +20,7 @@ use snowmint_server::lease::{Holding, Lease, LeaseSettings};
 use snowmint_server::metrics::Metrics;
 use snowmint_server::registry::{EmbeddedRegistry, Namespace, Owner, Registry, Worker};
 use snowmint_server::service::Service;
+use snowmint_server::settings::Settings;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -95,25 +96,29 @@ impl Node {
             epoch_ms: layout.epoch_ms(),
             layout: Split::DEFAULT,
             max_sequence: Split::DEFAULT.max_sequence(),
+            clock_drift_threshold_ms: 100,
         };
         let registry: Arc<dyn Registry> = Arc::new(EmbeddedRegistry::new(data.path()).unwrap());
         registry.open(&namespace).await.unwrap();
-        let settings = ClockSettings::default();
-        let clock = Arc::new(ServingClock::start(Arc::new(HostTime), settings).unwrap());
+        let shared = Arc::new(Settings::new(namespace, None));
+        let clock = Arc::new(ServingClock::start(Arc::new(HostTime), ClockSettings::default()).unwrap());
         let (metrics, holding) = (Arc::new(Metrics::new()), Arc::new(Holding::new()));
         let service = Arc::new(Service::new(
             Arc::clone(&clock),
             Arc::clone(&holding),
             Arc::clone(&metrics),
+            Arc::clone(&shared),
             layout,
             WAIT_MS_MAX,
         ));
         let (http_listener, http) = listener().await;
         let (grpc_listener, grpc) = listener().await;
-        let settings = lease_settings(layout, http);
+        let settings = lease_settings(layout, http, Arc::clone(&shared));
         let lease = Lease::new(Arc::clone(&registry), clock, Arc::clone(&holding), metrics, settings);
         let stop = CancellationToken::new();
-        let state = api::http::State::new(Arc::clone(&service), shown.unwrap_or(registry), limits.clone());
+        let shown = shown.unwrap_or(registry);
+        let state =
+            api::http::State::new(Arc::clone(&service), shown, "embedded".to_owned(), shared, limits.clone());
         let front_ends = vec![
             tokio::spawn(api::http::serve(http_listener, state, stop.clone())),
             tokio::spawn(api::grpc::serve(grpc_listener, service, limits, stop.clone())),
@@ -183,7 +188,7 @@ async fn listener() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-fn lease_settings(layout: Layout, at: SocketAddr) -> LeaseSettings {
+fn lease_settings(layout: Layout, at: SocketAddr, shared: Arc<Settings>) -> LeaseSettings {
     LeaseSettings {
         layout,
         worker: Worker {
@@ -200,7 +205,8 @@ fn lease_settings(layout: Layout, at: SocketAddr) -> LeaseSettings {
         grace_s: 3_600,
         reuse_cooling: false,
         idle_days_max: 365,
-        max_sequence: layout.split().max_sequence(),
         sequence_start: SequenceStart::default(),
+        shared,
+        mark: None,
     }
 }

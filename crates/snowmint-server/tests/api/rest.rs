@@ -14,8 +14,8 @@ use snowmint::{Format, Slot};
 use snowmint_server::api::grpc::proto;
 use snowmint_server::config::Limits;
 use snowmint_server::registry::{
-    Namespace, Registry, RegistryError, Retired, Revision, SlotState, Snapshot, SwapError, WindowRecord,
-    Worker,
+    Changed, Namespace, Registry, RegistryError, Retired, Revision, Setting, SlotState, Snapshot, SwapError,
+    WindowRecord, Worker,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -331,7 +331,8 @@ async fn a_node_without_a_slot_says_so() {
     assert!(String::from_utf8_lossy(&metrics.body).contains(counted), "{:?}", metrics.body);
 
     node.take_slot().await;
-    assert_eq!(node.get("/readyz").await.body, "ready\n");
+    let ready = node.get("/readyz").await.body;
+    assert!(ready.starts_with(b"ready, for ") && ready.ends_with(b" ms of window\n"), "{ready:?}");
     node.get("/api/v1/ids?count=10").await;
     let health = node.get("/api/v1/health").await.json();
     assert_eq!((&health["status"], &health["ids_generated"]), (&json!("healthy"), &json!(10)));
@@ -436,6 +437,14 @@ impl Registry for Faulty {
         Err(RegistryError::TimedOut)
     }
 
+    async fn settings(&self) -> Result<(Namespace, Changed), RegistryError> {
+        Err(RegistryError::TimedOut)
+    }
+
+    async fn set(&self, _: &Setting) -> Result<(), RegistryError> {
+        Err(RegistryError::TimedOut)
+    }
+
     async fn snapshot(&self) -> Result<Snapshot, RegistryError> {
         assert!(!self.panics, "a fault in a handler");
         std::future::pending().await
@@ -459,7 +468,7 @@ impl Registry for Faulty {
         Err(SwapError::Unavailable(RegistryError::TimedOut))
     }
 
-    async fn retire(&self, _: Slot, _: Revision, _: &Retired) -> Result<(), SwapError> {
+    async fn retire(&self, _: Slot, _: Revision, _: &WindowRecord, _: &Retired) -> Result<(), SwapError> {
         Err(SwapError::Unavailable(RegistryError::TimedOut))
     }
 

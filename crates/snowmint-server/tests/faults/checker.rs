@@ -65,12 +65,13 @@ impl Checker {
         duplicates
     }
 
-    /// Invariant 1: no two acknowledged IDs are equal.
-    pub fn assert_unique(mut self) {
+    /// Invariant 1: no two acknowledged IDs are equal. Says how many there were.
+    pub fn assert_unique(mut self) -> u64 {
         assert!(!self.received.is_empty(), "no ID was received: nothing is shown");
         let duplicates = self.duplicates();
         let examples = &duplicates[..duplicates.len().min(EXAMPLES_MAX)];
         assert!(examples.is_empty(), "{} times an ID came twice: {examples:#?}", duplicates.len());
+        self.received.iter().map(|received| received.receipt.count).sum()
     }
 }
 

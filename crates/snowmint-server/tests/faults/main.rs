@@ -13,6 +13,7 @@ mod clock;
 mod control;
 mod crash;
 mod disk;
+mod fleet;
 mod pause;
 mod start;
 mod stop;

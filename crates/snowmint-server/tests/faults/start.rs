@@ -9,7 +9,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::process::{BINARY, Serve};
+use crate::process::{BINARY, Serve, until};
 
 /// Failed.
 const FAILED: i32 = 1;
@@ -178,4 +178,32 @@ async fn epoch_or_layout_that_disagrees() {
         assert_refused(serve, FAILED, &[key, configured, stands, path]).await;
         assert_eq!(fs::read(&file).unwrap(), before);
     }
+}
+
+/// A registry that was put back from an old copy, or begun anew, would give windows out a second time.
+#[tokio::test]
+async fn a_registry_that_knows_less_than_the_node() {
+    let directory = TempDir::new().unwrap();
+    let (file, mark) = (directory.path().join("registry.json"), directory.path().join("mark"));
+    let serve = || Serve::new(directory.path()).set("lease.window_ms", "1000").set("worker", "0");
+    let ceiling = || async { fs::read(mark.join("dc0_worker0")).ok() };
+    let first = serve().start().await;
+    until(|| async { ceiling().await.is_some() }, "a mark").await;
+    first.kill();
+    let (old, remembered) = (fs::read(&file).unwrap(), ceiling().await);
+    let second = serve().start().await;
+    until(|| async { ceiling().await != remembered }, "a later mark").await;
+    second.kill();
+    let newest = fs::read(&file).unwrap();
+
+    let remedy = ["has forgotten windows", "dc0_worker0", "remove", mark.to_str().unwrap()];
+    fs::write(&file, &old).unwrap();
+    assert_refused(serve(), FAILED, &remedy).await;
+    fs::remove_file(&file).unwrap();
+    assert_refused(serve(), FAILED, &["this node belongs to cluster", mark.to_str().unwrap()]).await;
+    fs::write(&file, &newest).unwrap();
+    serve().start().await.kill();
+    fs::write(&file, &old).unwrap();
+    fs::remove_dir_all(&mark).unwrap();
+    serve().start().await.kill();
 }

@@ -10,6 +10,7 @@ use snowmint_server::lease::{Holding, Lease, LeaseSettings};
 use snowmint_server::metrics::Metrics;
 use snowmint_server::registry::{EmbeddedRegistry, Registry, WindowRecord};
 use snowmint_server::service::{Refused, Service};
+use snowmint_server::settings::Settings;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -35,6 +36,7 @@ impl Node {
         let clock = Arc::new(ServingClock::start(Arc::new(HostTime), ClockSettings::default()).unwrap());
         let (metrics, holding) = (Arc::new(Metrics::new()), Arc::new(Holding::new()));
         let layout = Layout::default();
+        let shared = Arc::new(Settings::new(namespace(), None));
         let mut settings = LeaseSettings {
             layout,
             worker: worker(name),
@@ -44,12 +46,19 @@ impl Node {
             grace_s: 3_600,
             reuse_cooling: false,
             idle_days_max: 366,
-            max_sequence: layout.split().max_sequence(),
             sequence_start: SequenceStart::Jittered,
+            shared: Arc::clone(&shared),
+            mark: None,
         };
         change(&mut settings);
-        let service =
-            Service::new(Arc::clone(&clock), Arc::clone(&holding), Arc::clone(&metrics), layout, 2_000);
+        let service = Service::new(
+            Arc::clone(&clock),
+            Arc::clone(&holding),
+            Arc::clone(&metrics),
+            shared,
+            layout,
+            2_000,
+        );
         let lease = Lease::new(registry.clone(), clock, Arc::clone(&holding), metrics, settings);
         let stop = CancellationToken::new();
         let lease = tokio::spawn(lease.run(stop.clone()));
@@ -73,7 +82,7 @@ impl Node {
 
 /// So few that requests have to wait, from a window that does not end meanwhile.
 fn ten_a_millisecond(settings: &mut LeaseSettings) {
-    settings.max_sequence = 9;
+    settings.shared = Arc::new(Settings::new(namespace(), Some(9)));
     settings.window_ms = 10_000;
 }
 
@@ -297,11 +306,11 @@ async fn the_thirty_third_node_is_told_why_it_has_no_slot() {
     slots.dedup();
     assert_eq!(slots.len(), 32);
     let late = Node::start(directory.path(), "late", |_| ()).await;
-    until(|| late.holding.absence().contains("of 32, 32 are held and 0 are kept")).await;
+    until(|| late.holding.absence().contains("of 32, 32 are held (0 by node-")).await;
     let freed = nodes.swap_remove(7);
     let (slot, registry) = (freed.slot().unwrap(), Arc::clone(&freed.registry));
     freed.stop().await;
-    until(|| late.holding.absence().contains("of 32, 31 are held and 1 are kept")).await;
+    until(|| late.holding.absence().contains("1 are kept for the nodes that gave them back")).await;
     assert!(late.holding.absence().contains("the next comes free at"));
     assert!(registry.slot(slot).await.unwrap().retired.is_some());
 }

@@ -1,7 +1,6 @@
 //! REST, the probes and the metrics, over HTTP/1.1.
 
 mod body;
-mod cluster;
 mod extract;
 mod failure;
 mod idempotency;
@@ -11,6 +10,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use axum::body::{Body, Bytes};
 use axum::http::header::CONNECTION;
 use axum::http::{HeaderValue, Method, Request, Response};
@@ -26,10 +26,12 @@ use tower_service::Service as _;
 
 use super::connections::{self, Admission, Bounds};
 use super::request_id::{RequestIds, X_REQUEST_ID};
+use crate::cluster::Cluster;
 use crate::config::Limits;
 use crate::error::{Code, Error};
 use crate::registry::Registry;
 use crate::service::Service;
+use crate::settings::Settings;
 use failure::Failure;
 use idempotency::Answers;
 
@@ -43,6 +45,11 @@ const HEADER_BYTES_MIN: usize = 8_192;
 struct App {
     service: Arc<Service>,
     registry: Arc<dyn Registry>,
+    /// What the registry is called.
+    registry_name: String,
+    settings: Arc<Settings>,
+    /// What the registry had when it was last shown.
+    cluster: ArcSwapOption<Cluster>,
     answers: Answers,
     openapi: utoipa::openapi::OpenApi,
 }
@@ -62,12 +69,19 @@ struct FrontEnd {
 }
 
 impl State {
-    /// A front end for `service`; `registry` is what `/cluster` shows.
+    /// A front end for `service`; the registry, its name and its settings are what `/cluster` shows.
     #[must_use]
-    pub fn new(service: Arc<Service>, registry: Arc<dyn Registry>, limits: Limits) -> Self {
+    pub fn new(
+        service: Arc<Service>,
+        registry: Arc<dyn Registry>,
+        registry_name: String,
+        settings: Arc<Settings>,
+        limits: Limits,
+    ) -> Self {
         let (router, openapi) = routes::routes(limits.body_bytes);
         let answers = Answers::new(limits.idempotency_keys);
-        let app = Arc::new(App { service, registry, answers, openapi });
+        let cluster = ArcSwapOption::empty();
+        let app = Arc::new(App { service, registry, registry_name, settings, cluster, answers, openapi });
         let router = router.with_state(Arc::clone(&app));
         Self(Arc::new(FrontEnd { app, router, request_ids: RequestIds::new(), limits }))
     }

@@ -22,11 +22,11 @@ use super::body::{
     BatchRequest, Bounds, BoundsParams, Form, Many, ManyParams, One, OneParams, ParseFormat, ParseParams,
     ParseRequest, Parsed, Ranges, RangesParams,
 };
-use super::cluster::Cluster;
 use super::extract::{self, BodyLimit, Params};
 use super::failure::{ErrorBody, Failure, Failures};
 use super::idempotency::Batch;
 use crate::api::request::{self, Origin};
+use crate::cluster::Cluster;
 use crate::error::{Code, Error};
 use crate::metrics;
 use crate::registry::timestamp;
@@ -214,14 +214,24 @@ async fn get_health(State(app): AppState) -> (StatusCode, Json<Health>) {
     (status, Json(health))
 }
 
-/// Datacenters, workers, windows and retired slots, as the registry has them
+/// Datacenters, workers, windows and retired slots, as the registry has them, or last had them while it is away
 #[utoipa::path(get, path = "/api/v1/cluster", responses((status = 200, body = Cluster, description = "what the registry has"), Failures))]
 async fn get_cluster(State(app): AppState) -> Result<Json<Cluster>, Failure> {
-    let snapshot = app.registry.snapshot().await.map_err(|error| {
-        tracing::warn!("the cluster cannot be shown: {error}");
-        Error::new(Code::ServiceUnavailable, "the registry cannot be read now").retry_after_ms(1_000)
-    })?;
-    Ok(Json(Cluster::new(snapshot, timestamp(app.service.now_ms()))))
+    match app.registry.snapshot().await {
+        Ok(snapshot) => {
+            let cluster = Cluster::new(snapshot, app.registry_name.clone(), timestamp(app.service.now_ms()));
+            let cluster = cluster.with_problem(app.settings.current().problem.clone());
+            app.cluster.store(Some(Arc::new(cluster.clone())));
+            Ok(Json(cluster))
+        }
+        Err(error) => {
+            tracing::warn!("the cluster cannot be read: {error}");
+            let last = app.cluster.load_full().ok_or_else(|| {
+                Error::new(Code::ServiceUnavailable, "the registry cannot be read now").retry_after_ms(1_000)
+            })?;
+            Ok(Json(Cluster::clone(&last).gone_stale(error.to_string())))
+        }
+    }
 }
 
 /// This description
@@ -247,7 +257,7 @@ async fn livez() -> &'static str {
 )]
 async fn readyz(State(app): AppState) -> (StatusCode, String) {
     match app.service.unready() {
-        None => (StatusCode::OK, "ready\n".to_owned()),
+        None => (StatusCode::OK, format!("ready, for {} ms of window\n", app.service.window_left_ms())),
         Some(refused) => (StatusCode::SERVICE_UNAVAILABLE, format!("{refused}\n")),
     }
 }

@@ -131,7 +131,7 @@ impl Client {
         };
         let servers = settings.servers.into_iter().map(server).collect::<Result<Vec<_>, RegistryError>>()?;
         if servers.is_empty() {
-            return Err(tls::unusable("etcd.servers", "there are none"));
+            return Err(tls::unusable("registry", "there are none"));
         }
         Ok(Self { servers, preferred: AtomicUsize::new(0), user: settings.user, token: Mutex::default() })
     }

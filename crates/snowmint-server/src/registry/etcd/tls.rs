@@ -28,7 +28,7 @@ pub(super) fn config(settings: &EtcdSettings) -> Result<ClientTlsConfig, Registr
 /// The server at `address`, which is `host:port`.
 pub(super) fn endpoint(address: &str, tls: Option<ClientTlsConfig>) -> Result<Endpoint, RegistryError> {
     let scheme = if tls.is_some() { "https" } else { "http" };
-    let bad = || unusable("etcd.servers", &format!("{address} is not host:port"));
+    let bad = || unusable("registry", &format!("{address} is not host:port"));
     let endpoint = Endpoint::from_shared(format!("{scheme}://{address}")).map_err(|_| bad())?;
     if endpoint.uri().port_u16().is_none() {
         return Err(bad());

@@ -1,0 +1,153 @@
+//! Fleets: nodes that share a registry in etcd or ZooKeeper, under everything that can be done to nodes, servers,
+//! networks and clocks. Invariant 1 is checked at the end of each: no ID came twice.
+//!
+//! Each scenario has two sizes. `cargo xtask test` runs the small one; `cargo xtask faults` the whole, and shows
+//! the figures.
+
+mod crash;
+
+use std::fmt;
+use std::path::PathBuf;
+
+use tempfile::TempDir;
+use test_servers::{Etcd, EtcdVersion, ZooKeeper};
+
+use crate::checker::Checker;
+use crate::load::Load;
+use crate::process::{Node, Serve};
+
+/// Set by `cargo xtask faults`.
+const WHOLE: &str = "SNOWMINT_FAULTS_WHOLE";
+
+/// How many, or how long: the small size's or the whole's.
+pub fn size<T>(small: T, whole: T) -> T {
+    if std::env::var_os(WHOLE).is_some() { whole } else { small }
+}
+
+/// Prints a figure of a scenario.
+pub fn figure(scenario: &str, figure: impl fmt::Display) {
+    eprintln!("figure: {scenario}: {figure}");
+}
+
+/// Which registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Etcd,
+    ZooKeeper,
+}
+
+/// The servers of a fleet's registry.
+pub enum Servers {
+    Etcd(Etcd),
+    ZooKeeper(ZooKeeper),
+}
+
+impl Servers {
+    pub async fn start(kind: Kind, count: usize) -> Self {
+        match kind {
+            Kind::Etcd => Self::Etcd(Etcd::start(EtcdVersion::V3_5, count).await),
+            Kind::ZooKeeper => Self::ZooKeeper(ZooKeeper::start(count).await),
+        }
+    }
+
+    /// What `--registry` takes.
+    pub fn url(&self) -> String {
+        match self {
+            Self::Etcd(etcd) => etcd.url(),
+            Self::ZooKeeper(zookeeper) => zookeeper.url(),
+        }
+    }
+
+    /// The server that leads.
+    pub async fn leader(&self) -> usize {
+        match self {
+            Self::Etcd(etcd) => etcd.leader().await,
+            Self::ZooKeeper(zookeeper) => zookeeper.leader().await,
+        }
+    }
+
+    /// Whether a request gets an answer that a quorum stands behind.
+    pub async fn healthy(&self) -> bool {
+        match self {
+            Self::Etcd(etcd) => etcd.healthy().await,
+            Self::ZooKeeper(zookeeper) => zookeeper.healthy().await,
+        }
+    }
+
+    /// Kills a server (SIGKILL).
+    pub fn kill(&self, server: usize) {
+        match self {
+            Self::Etcd(etcd) => etcd.kill(server),
+            Self::ZooKeeper(zookeeper) => zookeeper.kill(server),
+        }
+    }
+
+    /// Starts a killed server again, on its data.
+    pub async fn restart(&self, server: usize) {
+        match self {
+            Self::Etcd(etcd) => etcd.restart(server).await,
+            Self::ZooKeeper(zookeeper) => zookeeper.restart(server).await,
+        }
+    }
+}
+
+/// A registry's servers, and the data directories of nodes that share it.
+pub struct Fleet {
+    pub servers: Servers,
+    directory: TempDir,
+}
+
+impl Fleet {
+    pub async fn start(kind: Kind, servers: usize) -> Self {
+        Self { servers: Servers::start(kind, servers).await, directory: TempDir::new().unwrap() }
+    }
+
+    /// A node to be started: with a data directory and a name of its own, which it has again when it is
+    /// started again.
+    pub fn serve(&self, name: &str) -> Serve {
+        Serve::new(&self.data_dir(name)).set("node_name", name).set("registry", &self.servers.url())
+    }
+
+    pub fn data_dir(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+}
+
+/// A node that is loaded, through all its lives.
+pub struct Loaded {
+    pub name: String,
+    pub node: Option<Node>,
+    pub load: Load,
+}
+
+impl Loaded {
+    /// Starts a node and `clients` clients of it.
+    pub async fn start(serve: Serve, name: &str, clients: u32) -> Self {
+        let node = serve.start().await;
+        let load = Load::on(node.address(), clients);
+        Self { name: name.to_owned(), node: Some(node), load }
+    }
+
+    pub fn node(&self) -> &Node {
+        self.node.as_ref().expect("it is only taken to be put back")
+    }
+
+    /// Kills it, and starts it again.
+    pub async fn kill_and_restart(&mut self, serve: Serve) {
+        self.load.lower();
+        if let Some(node) = self.node.take() {
+            node.kill();
+        }
+        let node = serve.start().await;
+        self.load.aim(node.address());
+        self.node = Some(node);
+    }
+
+    /// Ends its load, and adds what it received to `checker`. Says how many answers were no IDs.
+    pub async fn finish(self, checker: &mut Checker) -> usize {
+        let journal = self.load.finish().await;
+        journal.assert_increasing();
+        checker.add(&self.name, &journal);
+        journal.failures.len()
+    }
+}
