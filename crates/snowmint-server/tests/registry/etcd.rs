@@ -454,9 +454,9 @@ async fn settings_that_are_of_no_use_are_named() {
         (EtcdSettings { identity: identity(&missing, &pem), ..usable.clone() }, "etcd.cert_file"),
         (EtcdSettings { identity: identity(&pem, &text), ..usable.clone() }, "etcd.key_file"),
         (EtcdSettings { identity: identity(&pem, &pem), ..usable.clone() }, "etcd.cert_file"),
-        (EtcdSettings { servers: vec!["no host".to_owned()], ..usable.clone() }, "etcd.servers"),
-        (EtcdSettings { servers: vec!["localhost".to_owned()], ..usable.clone() }, "etcd.servers"),
-        (EtcdSettings { servers: Vec::new(), ..usable }, "etcd.servers"),
+        (EtcdSettings { servers: vec!["no host".to_owned()], ..usable.clone() }, "registry"),
+        (EtcdSettings { servers: vec!["localhost".to_owned()], ..usable.clone() }, "registry"),
+        (EtcdSettings { servers: Vec::new(), ..usable }, "registry"),
     ] {
         let error = EtcdRegistry::new(settings).err().expect("it is of no use").to_string();
         assert!(error.starts_with(&format!("{expected} cannot be used: ")), "{error}");
