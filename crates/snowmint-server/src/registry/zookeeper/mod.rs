@@ -2,7 +2,8 @@
 //!
 //! * A window's **revision** is its node's data version: windows are never deleted.
 //! * A **worker** is an ephemeral node, and goes with its session. Where the session was lost, the next
-//!   extension makes the node again, in the same change.
+//!   extension makes the node again, in the same change. Until then the slot looks free, which costs the
+//!   slot if another node takes it, and no more.
 //! * **Retired** entries have no time to live here, unlike in etcd: whoever reads them compares `reuse_after`
 //!   with the time, and the next claim of the slot deletes them.
 //! * A **read that decides** comes after a `sync`, because a server may be behind. If it is wrong all the
