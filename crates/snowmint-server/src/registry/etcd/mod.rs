@@ -58,7 +58,8 @@ const END_LEASE_MS_MAX: u64 = 1_000;
 const WATCH_PAUSE_MS: u64 = 500;
 
 /// Where etcd is, and how to talk to it.
-#[derive(Clone, Debug)]
+// Not `Debug`: it has a password.
+#[derive(Clone)]
 pub struct EtcdSettings {
     /// The servers, as `host:port`.
     pub servers: Vec<String>,

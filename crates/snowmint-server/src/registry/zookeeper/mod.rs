@@ -35,7 +35,8 @@ use super::{
 };
 
 /// Where ZooKeeper is, and how to talk to it.
-#[derive(Clone, Debug)]
+// Not `Debug`: it has a password.
+#[derive(Clone)]
 pub struct ZooKeeperSettings {
     /// The servers, as `host:port`.
     pub servers: Vec<String>,
