@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use axum::http::HeaderValue;
 use crossbeam_queue::ArrayQueue;
@@ -38,6 +39,8 @@ pub enum What {
     Overflowed(Overflowed),
     /// A worker slot was taken, lost, or given back.
     Slot(SlotLife),
+    /// The node measured itself.
+    Measured(Measured),
 }
 
 /// IDs that were issued to one request.
@@ -118,6 +121,15 @@ pub struct SlotLife {
     pub note: String,
 }
 
+/// What a node measured of itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// The slot of the node, if it held one.
+    pub slot: Option<Slot>,
+    /// Names, as in `/metrics`, and values.
+    pub values: Vec<(Cow<'static, str>, f64)>,
+}
+
 /// What became of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Turn {
@@ -140,7 +152,7 @@ pub struct Request {
     /// The request's ID.
     #[serde(with = "header")]
     pub request_id: Option<HeaderValue>,
-    /// Over which interface, such as `v1` for REST.
+    /// Over which interface.
     pub api: Api,
 }
 
@@ -157,6 +169,22 @@ pub enum Api {
 }
 
 impl Request {
+    /// What is kept of a request. Headers are copied: as they came, they keep the whole buffer they were read
+    /// into.
+    #[must_use]
+    pub fn new(
+        client_ip: Option<IpAddr>,
+        user_agent: Option<&HeaderValue>,
+        request_id: &HeaderValue,
+        api: Api,
+    ) -> Self {
+        let copy = |value: &HeaderValue| {
+            let bytes = value.as_bytes();
+            HeaderValue::from_bytes(&bytes[..bytes.len().min(USER_AGENT_BYTES_MAX)]).ok()
+        };
+        Self { client_ip, user_agent: user_agent.and_then(copy), request_id: copy(request_id), api }
+    }
+
     /// The user agent as text; empty where there is none.
     #[must_use]
     pub fn user_agent(&self) -> Cow<'_, str> {
@@ -186,26 +214,37 @@ pub struct Taken {
     pub kept: Option<Kept>,
 }
 
+/// Whether events are written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeping {
+    /// They are not.
+    Off,
+    /// Soon after.
+    Relaxed,
+    /// Before a request for IDs is answered.
+    Strict,
+}
+
 /// Where events are taken. Bounded: one that finds it full is shed, and counted.
 pub struct Events {
     queue: ArrayQueue<Taken>,
-    metrics: std::sync::Arc<Metrics>,
-    /// Whether anybody writes them down.
-    written: bool,
+    metrics: Arc<Metrics>,
+    keeping: Keeping,
 }
 
 impl Events {
-    /// Room for [`EVENTS_MAX`] events; where nothing is `written` down, for none.
+    /// Room for [`EVENTS_MAX`] events; where they are not written down, for none.
     #[must_use]
-    pub fn new(metrics: std::sync::Arc<Metrics>, written: bool) -> Self {
-        Self { queue: ArrayQueue::new(if written { EVENTS_MAX } else { 1 }), metrics, written }
+    pub fn new(metrics: Arc<Metrics>, keeping: Keeping) -> Self {
+        let room = if keeping == Keeping::Off { 1 } else { EVENTS_MAX };
+        Self { queue: ArrayQueue::new(room), metrics, keeping }
     }
 
-    /// Whether it is worth making an event.
+    /// Whether they are written down.
     #[inline]
     #[must_use]
-    pub fn is_written(&self) -> bool {
-        self.written
+    pub fn keeping(&self) -> Keeping {
+        self.keeping
     }
 
     /// Takes an event: no lock, no system call.
@@ -222,7 +261,7 @@ impl Events {
     }
 
     fn push(&self, taken: Taken) {
-        if self.written && self.queue.push(taken).is_err() {
+        if self.keeping != Keeping::Off && self.queue.push(taken).is_err() {
             self.metrics.events_shed.inc();
         }
     }
@@ -280,8 +319,6 @@ mod ranges {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
-    use std::sync::Arc;
-
     use snowmint::Id;
 
     use super::*;
@@ -308,13 +345,13 @@ mod tests {
     #[test]
     fn one_too_many_is_shed_and_counted() {
         let metrics = Arc::new(Metrics::new());
-        let events = Events::new(Arc::clone(&metrics), true);
+        let events = Events::new(Arc::clone(&metrics), Keeping::Relaxed);
         for _ in 0..EVENTS_MAX + 3 {
             events.take(issued());
         }
         assert_eq!(metrics.events_shed.get(), 3);
         assert_eq!(std::iter::from_fn(|| events.next()).count(), EVENTS_MAX);
-        let unwritten = Events::new(metrics, false);
+        let unwritten = Events::new(metrics, Keeping::Off);
         unwritten.take(issued());
         assert!(unwritten.next().is_none());
     }

@@ -14,6 +14,7 @@ pub mod event;
 pub mod lease;
 pub mod log;
 pub mod metrics;
+pub mod observe;
 pub mod registry;
 pub mod report;
 pub mod serve;

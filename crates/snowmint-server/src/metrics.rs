@@ -1,9 +1,10 @@
 //! Counters and histograms, under the names of the wire contract. Recording is atomic additions only.
 
-use std::time::Instant;
+use std::borrow::Cow;
+use std::time::{Duration, Instant};
 
 use prometheus::core::Collector;
-use prometheus::proto::MetricFamily;
+use prometheus::proto::{Metric, MetricFamily, MetricType};
 use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts,
     Registry, TextEncoder,
@@ -53,11 +54,14 @@ pub struct SlotMetrics {
 }
 
 impl SlotMetrics {
-    /// Counts `count` IDs that were issued to a request which arrived at `arrived`.
+    /// Counts `count` IDs that were issued to a request which arrived at `arrived`, and says how long it took.
+    #[expect(clippy::must_use_candidate, reason = "the time is there for who wants it")]
     #[inline]
-    pub fn record(&self, count: u32, arrived: Instant) {
+    pub fn record(&self, count: u32, arrived: Instant) -> Duration {
+        let took = arrived.elapsed();
         self.issued.inc_by(count.into());
-        self.latency.observe(arrived.elapsed().as_secs_f64());
+        self.latency.observe(took.as_secs_f64());
+        took
     }
 }
 
@@ -141,6 +145,29 @@ impl Metrics {
     #[must_use]
     pub fn overflows_total(&self) -> u64 {
         total(&self.overflows)
+    }
+
+    /// Every metric as one number, over all its labels: counts, states, and of a histogram its count and sum.
+    #[must_use]
+    pub fn values(&self) -> Vec<(Cow<'static, str>, f64)> {
+        let mut values = Vec::new();
+        for family in self.registry.gather() {
+            let metrics = family.get_metric();
+            let sum = |of: fn(&Metric) -> f64| metrics.iter().map(of).sum::<f64>();
+            let name = family.name().to_owned();
+            match family.get_field_type() {
+                MetricType::COUNTER => values.push((name.into(), sum(|m| m.get_counter().get_value()))),
+                MetricType::GAUGE => values.push((name.into(), sum(|m| m.get_gauge().get_value()))),
+                #[expect(clippy::cast_precision_loss, reason = "a count, for people")]
+                MetricType::HISTOGRAM => {
+                    let count = sum(|m| m.get_histogram().get_sample_count() as f64);
+                    values.push((format!("{name}_count").into(), count));
+                    values.push((format!("{name}_sum").into(), sum(|m| m.get_histogram().get_sample_sum())));
+                }
+                _ => {}
+            }
+        }
+        values
     }
 
     /// All of it in Prometheus' text form.
