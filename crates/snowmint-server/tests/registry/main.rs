@@ -6,3 +6,4 @@ mod contract;
 mod embedded;
 mod faulty;
 mod lease;
+mod zookeeper;
