@@ -4,6 +4,7 @@
 
 mod contract;
 mod embedded;
+mod etcd;
 mod faulty;
 mod lease;
 mod zookeeper;
