@@ -57,15 +57,16 @@ async fn probe(address: SocketAddr, samples: Arc<Mutex<Vec<Sample>>>) {
     let mut connection = Connection::open(address).await.unwrap();
     loop {
         let asked = Instant::now();
-        let health: Value =
-            serde_json::from_str(&connection.get("/api/v1/health").await.unwrap().body).unwrap();
-        let ready = connection.get("/readyz").await.unwrap().status == 200;
+        // It ends with the node.
+        let Ok(health) = connection.get("/api/v1/health").await else { return };
+        let Ok(readiness) = connection.get("/readyz").await else { return };
+        let health: Value = serde_json::from_str(&health.body).unwrap();
         let sample = Sample {
             asked,
             answered: Instant::now(),
             window_left_ms: health["window_left_ms"].as_u64().unwrap(),
             registry: health["registry"]["status"] == "available",
-            ready,
+            ready: readiness.status == 200,
         };
         samples.lock().unwrap_or_else(PoisonError::into_inner).push(sample);
         sleep(PAUSE).await;
