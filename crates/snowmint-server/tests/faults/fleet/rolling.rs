@@ -1,6 +1,6 @@
 //! A rolling restart behind a load balancer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -45,18 +45,15 @@ async fn rolling_restart(kind: Kind) {
     for name in &names {
         nodes.push(fleet.serve(name).start().await);
     }
-    let balancer = Balancer::start(nodes.iter().map(Node::address).collect());
+    let balancer = Balancer::start(nodes.iter().map(Node::address).collect()).await;
     balancer.receive(ANSWERS).await;
-    let (rounds, mut restarts) = (size(1, 5), Vec::new());
+    let (rounds, mut restarts) = (size(1, 5), 0);
     for nth in (0..rounds).flat_map(|_| 0..NODES) {
-        let began = Instant::now();
-        let worker = nodes[nth].worker().await;
         stop(&mut nodes[nth]).await;
         assert_retired(&fleet.status().await, &balancer.highest_ids(nth));
         nodes[nth] = fleet.serve(&names[nth]).start().await;
-        assert_eq!(nodes[nth].worker().await, worker, "a node has its slot again");
         balancer.replace(nth, nodes[nth].address()).await;
-        restarts.push(began.elapsed());
+        restarts += 1;
         balancer.receive(ANSWERS).await;
     }
     let (requests, elsewhere) = balancer.finish().await;
@@ -69,17 +66,22 @@ async fn rolling_restart(kind: Kind) {
         assert_retired(&status, &balancer.highest_ids(nth));
         checker.add_receipts(name, &balancer.members()[nth].receipts);
     }
-    assert_eq!(status["retired_workers"].as_array().unwrap().len(), NODES);
+    let slots = |of: &str| -> BTreeSet<String> {
+        let entries = status[of].as_array().unwrap().iter();
+        entries.map(|entry| entry["slot"].as_str().unwrap().to_owned()).collect()
+    };
+    // More than nodes: whoever comes back before its window is over takes a free slot, and has two of its own then.
+    assert_eq!(slots("windows"), slots("retired_workers"), "every slot that was held is retired");
     let workers =
         status["datacenters"].as_array().unwrap().iter().map(|dc| dc["workers"].as_array().unwrap());
     assert_eq!(workers.map(Vec::len).sum::<usize>(), 0, "workers that still look alive");
     figure(
         "rolling restart",
         format_args!(
-            "{kind:?}, {} restarts of {NODES} nodes: {requests} requests, none failed, {elsewhere} went to another \
-             node because a connection had been closed; {} IDs, no duplicate; every slot retired",
-            restarts.len(),
-            checker.assert_unique()
+            "{kind:?}, {restarts} restarts of {NODES} nodes: {requests} requests, none failed, {elsewhere} went to another \
+             node because a connection had been closed; {} IDs, no duplicate; all {} slots retired",
+            checker.assert_unique(),
+            slots("windows").len()
         ),
     );
 }
@@ -118,13 +120,16 @@ struct Member {
 }
 
 impl Balancer {
-    fn start(addresses: Vec<SocketAddr>) -> Self {
+    /// Looks at the nodes until all are ready, and then starts the clients.
+    async fn start(addresses: Vec<SocketAddr>) -> Self {
         let member = |address| Member { address, life: 1, ready: false, receipts: Vec::new(), closed: 0 };
         let members = Arc::new(Mutex::new(addresses.into_iter().map(member).collect::<Vec<_>>()));
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         for nth in 0..NODES {
             tasks.spawn(watch(Arc::clone(&members), nth, stop.clone()));
         }
+        let all_ready = async || lock(&members).iter().all(|member| member.ready);
+        eventually(PATIENCE, "all nodes are ready", all_ready).await;
         for nth in 0..CLIENTS {
             let client = Client { members: Arc::clone(&members), connections: BTreeMap::new(), nth };
             tasks.spawn(client.run(stop.clone()));
