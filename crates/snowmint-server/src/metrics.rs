@@ -36,6 +36,8 @@ pub struct Metrics {
     pub clock_regressions: IntCounter,
     /// `clock_leap_total`: how often it leapt forward.
     pub clock_leaps: IntCounter,
+    /// `events_shed_total`: events that were not written down, because too many waited.
+    pub events_shed: IntCounter,
 }
 
 /// The metrics of one slot, looked up once when it is claimed.
@@ -91,6 +93,10 @@ impl Metrics {
             clock_regressions: registered(
                 &registry,
                 valid(IntCounter::new("clock_regression_total", "Steps back of the wall clock.")),
+            ),
+            events_shed: registered(
+                &registry,
+                valid(IntCounter::new("events_shed_total", "Events that were not written down.")),
             ),
             clock_leaps: registered(
                 &registry,

@@ -1,6 +1,7 @@
 //! The settings all nodes share, as this node last read them: a cache that is refreshed when the registry tells
 //! of a change, and every minute anyway. While the registry is away the last known values stand, flagged stale.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::registry::{Namespace, Registry, RegistryError};
+use crate::registry::{Datacenter, Namespace, Registry, RegistryError};
 
 /// How old the values may get before they are read again unasked, in milliseconds.
 const TTL_MS: u64 = 60_000;
@@ -27,6 +28,8 @@ pub struct Settings {
     /// The local configuration's, which wins.
     max_sequence: Option<u32>,
     current: ArcSwap<Current>,
+    /// What datacenters are called, as of the last read.
+    datacenters: ArcSwap<BTreeMap<u16, Datacenter>>,
 }
 
 /// The settings as they were read last.
@@ -48,7 +51,8 @@ impl Settings {
     pub fn new(first: Namespace, max_sequence: Option<u32>) -> Self {
         let current =
             Current { namespace: first.clone(), read_at: Instant::now(), problem: None, stale: false };
-        Self { first, max_sequence, current: ArcSwap::from_pointee(current) }
+        let (current, datacenters) = (ArcSwap::from_pointee(current), ArcSwap::default());
+        Self { first, max_sequence, current, datacenters }
     }
 
     /// As they are now.
@@ -69,14 +73,24 @@ impl Settings {
         self.current.load().namespace.clock_drift_threshold_ms
     }
 
+    /// What a datacenter is called, where it is called anything.
+    #[must_use]
+    pub fn datacenter_name(&self, datacenter: u16) -> Option<String> {
+        self.datacenters.load().get(&datacenter)?.name.clone()
+    }
+
     /// Keeps them fresh until `stop`; `apply` is called after each read that changed a value in use.
     pub async fn run(&self, registry: Arc<dyn Registry>, apply: impl Fn(&Self), stop: CancellationToken) {
         let refresh = async {
             loop {
                 let wait_ms = match registry.settings().await {
                     Ok((read, changed)) => {
-                        if self.take(read) {
+                        if self.take(&read) {
                             apply(self);
+                        }
+                        // Names are for people: an error is told when the settings themselves are read.
+                        if let Ok(snapshot) = registry.snapshot().await {
+                            self.datacenters.store(Arc::new(snapshot.datacenters));
                         }
                         tokio::time::sleep(Duration::from_millis(PAUSE_MS)).await;
                         let unasked = Duration::from_millis(TTL_MS);
@@ -96,13 +110,13 @@ impl Settings {
     }
 
     /// Takes over what may change, and reports what may not. Says whether a value in use changed.
-    fn take(&self, read: Namespace) -> bool {
+    fn take(&self, read: &Namespace) -> bool {
         let before = self.current.load();
         let mut namespace = self.first.clone();
         namespace.clock_drift_threshold_ms = read.clock_drift_threshold_ms;
         namespace.max_sequence = before.namespace.max_sequence;
         let highest = self.first.layout.max_sequence();
-        let mut problem = self.refusal(&read);
+        let mut problem = self.refusal(read);
         if read.max_sequence <= highest {
             namespace.max_sequence = read.max_sequence;
         } else {
@@ -175,16 +189,16 @@ mod tests {
     #[test]
     fn what_may_change_is_applied_and_checked() {
         let settings = Settings::new(namespace(), None);
-        assert!(settings.take(Namespace { max_sequence: 9, clock_drift_threshold_ms: 5, ..namespace() }));
+        assert!(settings.take(&Namespace { max_sequence: 9, clock_drift_threshold_ms: 5, ..namespace() }));
         assert_eq!((settings.max_sequence(), settings.clock_drift_threshold_ms()), (9, 5));
-        assert!(!settings.take(Namespace {
+        assert!(!settings.take(&Namespace {
             max_sequence: 4_096,
             clock_drift_threshold_ms: 5,
             ..namespace()
         }));
         assert_eq!(settings.max_sequence(), 9, "the last good value stays");
         assert!(problem(&settings).contains("0 to 4095 is wanted"));
-        settings.take(namespace());
+        settings.take(&namespace());
         assert_eq!((settings.max_sequence(), problem(&settings)), (4_095, String::new()));
         assert_eq!(Settings::new(namespace(), Some(7)).max_sequence(), 7, "the local configuration wins");
     }
@@ -193,7 +207,7 @@ mod tests {
     #[test]
     fn what_may_not_change_is_reported_and_refused() {
         let settings = Settings::new(namespace(), None);
-        settings.take(Namespace { epoch_ms: 5, max_sequence: 9, ..namespace() });
+        settings.take(&Namespace { epoch_ms: 5, max_sequence: 9, ..namespace() });
         assert_eq!(settings.current().namespace.epoch_ms, snowmint::DEFAULT_EPOCH_MS);
         assert!(problem(&settings).contains("epoch was changed from 1609459200000 to 5"));
         assert_eq!(settings.max_sequence(), 9);
@@ -202,10 +216,10 @@ mod tests {
     #[test]
     fn while_the_registry_is_away_the_last_known_stays() {
         let settings = Settings::new(namespace(), None);
-        settings.take(Namespace { max_sequence: 9, ..namespace() });
+        settings.take(&Namespace { max_sequence: 9, ..namespace() });
         settings.keep(&RegistryError::TimedOut);
         assert!(settings.current().stale && settings.max_sequence() == 9);
-        settings.take(namespace());
+        settings.take(&namespace());
         assert!(!settings.current().stale);
     }
 }

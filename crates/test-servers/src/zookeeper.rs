@@ -27,6 +27,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::binary::run;
+use crate::certificates::Certificates;
 use crate::nodes::{Nodes, PortTaken, START_ATTEMPTS_MAX};
 use crate::ports::{Port, free_ports};
 use crate::process::Process;
@@ -40,8 +41,14 @@ const JAR: &str = "/usr/share/java/zookeeper.jar";
 /// Makes the server log to its error output.
 const LOGGING: &str = "/usr/share/java/slf4j-simple.jar";
 
+/// A part of what serves TLS, which the jar of ZooKeeper does not name.
+const NETTY: &str = "/usr/share/java/netty-codec.jar";
+
 /// Makes the client log nowhere.
 const NO_LOGGING: &str = "/usr/share/java/slf4j-nop.jar";
+
+/// The file with the server's key and certificate.
+const KEY_STORE: &str = "server-store.pem";
 
 /// What makes a small Java machine.
 const JAVA_FLAGS: [&str; 4] = ["-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData"];
@@ -55,16 +62,32 @@ pub struct ZooKeeper {
     client_ports: Vec<Port>,
     /// Two a node: what the leader listens on, and what it is elected through.
     peer_ports: Vec<Port>,
+    secure: Option<Secure>,
+}
+
+/// Where a single node listens to clients that talk TLS, and what they have to trust.
+struct Secure {
+    port: Port,
+    certificates: Certificates,
 }
 
 impl ZooKeeper {
     /// Starts one node or three, and waits until they answer.
     pub async fn start(nodes: usize) -> Self {
-        for jar in [JAR, LOGGING, NO_LOGGING] {
+        Self::start_as(nodes, false).await
+    }
+
+    /// Starts one node that talks TLS, too, and waits until it answers.
+    pub async fn start_with_tls() -> Self {
+        Self::start_as(1, true).await
+    }
+
+    async fn start_as(nodes: usize, tls: bool) -> Self {
+        for jar in [JAR, LOGGING, NO_LOGGING, NETTY] {
             assert!(Path::new(jar).exists(), "there is no {jar}: `cargo xtask test` installs it");
         }
         for _ in 0..START_ATTEMPTS_MAX {
-            let zookeeper = Self::new(nodes);
+            let zookeeper = Self::new(nodes, tls).await;
             for node in 0..nodes {
                 zookeeper.start_node(node);
             }
@@ -75,11 +98,12 @@ impl ZooKeeper {
         panic!("ZooKeeper found one of its ports taken, {START_ATTEMPTS_MAX} times over");
     }
 
-    fn new(count: usize) -> Self {
+    async fn new(count: usize, tls: bool) -> Self {
         let nodes = Nodes::new("ZooKeeper", count);
         let mut client_ports = free_ports(3 * count);
         let peer_ports = client_ports.split_off(count);
-        let zookeeper = Self { nodes, client_ports, peer_ports };
+        let secure = if tls { Some(Secure::new(nodes.directory()).await) } else { None };
+        let zookeeper = Self { nodes, client_ports, peer_ports, secure };
         for node in 0..count {
             let data = zookeeper.nodes.data(node);
             fs::create_dir(&data).unwrap();
@@ -107,7 +131,22 @@ impl ZooKeeper {
                 let _ = writeln!(text, "server.{node}={leader}:{}", election.port());
             }
         }
+        if let Some(secure) = &self.secure {
+            text += &secure.configuration(self.nodes.directory());
+        }
         text
+    }
+
+    /// Where a node started with TLS listens to clients that talk it.
+    #[must_use]
+    pub fn secure_address(&self) -> Option<SocketAddr> {
+        self.secure.as_ref().map(|secure| secure.port.address())
+    }
+
+    /// The certificate that such clients have to trust.
+    #[must_use]
+    pub fn authority(&self) -> Option<&Path> {
+        self.secure.as_ref().map(|secure| secure.certificates.authority.as_path())
     }
 
     /// Where a node listens to clients.
@@ -187,7 +226,7 @@ impl ZooKeeper {
     fn start_node(&self, node: usize) {
         self.nodes.start(node, Path::new("java"), |java| {
             java.args(JAVA_FLAGS).arg("-Dzookeeper.admin.enableServer=false");
-            java.arg("-cp").arg(format!("{JAR}:{LOGGING}"));
+            java.arg("-cp").arg(format!("{JAR}:{LOGGING}:{NETTY}"));
             java.arg("org.apache.zookeeper.server.quorum.QuorumPeerMain");
             java.arg(self.nodes.data(node).join("zoo.cfg"));
         });
@@ -226,6 +265,30 @@ fn leads(status: &str) -> Option<u64> {
 fn last_change(status: &str) -> Option<u64> {
     let hex = status.lines().find_map(|line| line.strip_prefix("Zxid: 0x"))?;
     u64::from_str_radix(hex, 16).ok()
+}
+
+impl Secure {
+    /// Makes the certificates in `directory`.
+    async fn new(directory: &Path) -> Self {
+        let certificates = Certificates::make(directory).await;
+        let [key, certificate] =
+            [&certificates.key, &certificates.certificate].map(|file| fs::read_to_string(file).unwrap());
+        fs::write(directory.join(KEY_STORE), key + &certificate).unwrap();
+        let port = free_ports(1).pop().expect("one was asked for");
+        Self { port, certificates }
+    }
+
+    /// What it adds to `zoo.cfg`.
+    fn configuration(&self, directory: &Path) -> String {
+        format!(
+            "secureClientPort={}\nsecureClientPortAddress=127.0.0.1\n\
+             serverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory\n\
+             ssl.keyStore.location={}\nssl.trustStore.location={}\nssl.clientAuth=none\n",
+            self.port.address().port(),
+            directory.join(KEY_STORE).display(),
+            self.certificates.authority.display(),
+        )
+    }
 }
 
 /// Opens a session and closes it: both are changes that a quorum has to agree to.

@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::ServingClock;
 use crate::metrics::Metrics;
 use crate::registry::{
-    self, NotGranted, Purpose, Registry, RegistryError, Retired, Revision, Snapshot, SwapError, Wanted,
-    WindowRecord, Worker, timestamp,
+    self, NotGranted, Owner, Purpose, Registry, RegistryError, Retired, Revision, Snapshot, SwapError,
+    Wanted, WindowRecord, Worker, timestamp,
 };
 use crate::settings::Settings;
 pub use allocation::NoSlot;
@@ -264,8 +264,7 @@ impl Lease {
             wait_ms = match self.extend(&mut tenure).await {
                 Ok(()) => regular_ms,
                 Err(TakeError::Swap(SwapError::Conflict { holder })) => {
-                    let by = holder.map(|holder| format!(" by {holder}")).unwrap_or_default();
-                    return End::Lost(format!("the slot was taken over{by}"));
+                    return End::Lost(self.loss(holder.as_ref()));
                 }
                 Err(problem) => {
                     let problem = problem.to_string();
@@ -313,6 +312,17 @@ impl Lease {
         }
         self.holding.extended();
         Ok(())
+    }
+
+    fn loss(&self, holder: Option<&Owner>) -> String {
+        match holder {
+            // The record is this node's, and the change of it was not.
+            Some(holder) if *holder == self.settings.worker.owner => {
+                "the slot was given back by somebody else".to_owned()
+            }
+            Some(holder) => format!("the slot was taken over by {holder}"),
+            None => "the slot's record is gone".to_owned(),
+        }
     }
 
     async fn lose(&self, slot: Slot, reason: &str) {

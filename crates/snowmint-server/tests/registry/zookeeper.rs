@@ -1,13 +1,14 @@
 //! The ZooKeeper backend: the contract, and what becomes of a session when servers and networks fail.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use snowmint::Slot;
 use snowmint_server::registry::{
-    CALL_MS_MAX, Registry, RegistryError, Setting, SlotState, SwapError, WindowRecord, ZooKeeperRegistry,
-    ZooKeeperSettings,
+    CALL_MS_MAX, Registry, RegistryError, Revision, Setting, SlotState, SwapError, WindowRecord, Worker,
+    ZooKeeperRegistry, ZooKeeperSettings,
 };
 use test_servers::{Proxy, ZooKeeper};
 use zookeeper_client::{Acls, Client, CreateMode};
@@ -51,10 +52,10 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 async fn contract_on(nodes: usize) {
     let server = ZooKeeper::start(nodes).await;
     let (servers, number) = (server.endpoints(), AtomicUsize::new(0));
-    contract::check(|| {
+    contract::check(async || {
         let chroot = format!("/test/registry{}", number.fetch_add(1, Ordering::Relaxed));
         let settings = settings(servers.clone(), &chroot);
-        Box::new(move || Arc::new(registry(settings.clone())))
+        move || -> Arc<dyn Registry> { Arc::new(registry(settings.clone())) }
     })
     .await;
 }
@@ -94,7 +95,7 @@ async fn an_expired_session_costs_the_worker_and_an_extension_brings_it_back() {
     assert_eq!(other.slot(SLOT).await.unwrap(), state);
 }
 
-/// A worker's node that somebody deleted comes back with the next extension.
+/// Entries written by hand are read, and a worker's that was deleted comes back with the next extension.
 #[tokio::test]
 async fn entries_are_the_documents_and_may_be_edited() {
     let server = ZooKeeper::start(1).await;
@@ -133,6 +134,21 @@ async fn entries_are_the_documents_and_may_be_edited() {
     assert_eq!(state.worker.as_ref().unwrap().hostname, "id-gen-01.example.com");
     let claim = registry.claim(slot, None, &next, &worker("a")).await;
     assert!(matches!(claim, Err(SwapError::Conflict { holder: Some(_) })), "{claim:?}");
+}
+
+/// A first node that stopped half-way, or an operator, leaves settings to be completed, not to be changed.
+#[tokio::test]
+async fn settings_that_stand_are_completed() {
+    let server = ZooKeeper::start(1).await;
+    let by_hand = Client::connect(&server.endpoints()[0]).await.unwrap();
+    let node = CreateMode::Persistent.with_acls(Acls::anyone_all());
+    by_hand.mkdir("/id-generator/config", &node).await.unwrap();
+    by_hand.create("/id-generator/config/max_sequence", b"77", &node).await.unwrap();
+    let [first, second] = [(); 2].map(|()| registry(settings(server.endpoints(), "")));
+    let (first_wants, second_wants) = (namespace(), namespace());
+    let (first, second) = tokio::join!(first.open(&first_wants), second.open(&second_wants));
+    let stands = first.unwrap();
+    assert_eq!((stands.max_sequence, &stands), (77, &second.unwrap()));
 }
 
 /// Invariant 9: a change whose reply was lost is unknown, within the time a call may take, and was made.
@@ -205,28 +221,56 @@ async fn a_killed_leader_holds_up_extensions_for_seconds_only() {
         server.kill(leader);
         let started = Instant::now();
         let (next, next_ceiling) = record(&holder, Some(ceiling), NOW_MS + round * 5_000);
-        until("the window is extended", async || match extended(&registry, revision, &next).await {
-            Some(newer) => {
-                revision = newer;
-                true
-            }
-            None => false,
-        })
-        .await;
+        revision = held_on(&registry, revision, &next, &holder).await;
         ceiling = next_ceiling;
-        println!("extended {:?} after the leader was killed", started.elapsed());
+        eprintln!("extended {:?} after the leader was killed", started.elapsed());
         assert!(started.elapsed() < Duration::from_secs(10), "a window of the usual length has ended");
-        assert_eq!(registry.slot(SLOT).await.unwrap().worker.as_ref(), Some(&holder));
         server.restart(leader).await;
     }
 }
 
-/// Extends, or finds that an earlier try did.
-async fn extended(
+/// Without a quorum every call ends in time, and with its return the slot is held on to.
+#[tokio::test]
+async fn a_lost_quorum_is_told_and_survived() {
+    let server = ZooKeeper::start(3).await;
+    let registry = registry(settings(server.endpoints(), ""));
+    let holder = worker("a");
+    let (_, ceiling, revision) = claimed(&registry, &holder).await;
+    server.kill(0);
+    server.kill(1);
+    let (next, _) = record(&holder, Some(ceiling), NOW_MS + 5_000);
+    until("it is told that no server can be reached", async || {
+        let started = Instant::now();
+        let error = registry.extend(SLOT, revision, &next).await.unwrap_err();
+        assert!(started.elapsed() < Duration::from_millis(CALL_MS_MAX + 500), "{error}");
+        matches!(error, SwapError::Unavailable(RegistryError::Server { .. }))
+    })
+    .await;
+    server.restart(0).await;
+    let started = Instant::now();
+    held_on(&registry, revision, &next, &holder).await;
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?} after the quorum", started.elapsed());
+}
+
+/// Extends until that is done and the worker looks alive. Both come at once, unless it was an earlier try
+/// that took effect, in a session that is no more: then the next extension brings the worker back.
+async fn held_on(
     registry: &ZooKeeperRegistry,
-    revision: snowmint_server::registry::Revision,
+    mut revision: Revision,
     next: &WindowRecord,
-) -> Option<snowmint_server::registry::Revision> {
+    holder: &Worker,
+) -> Revision {
+    until("the slot is held on to", async || {
+        let Some(newer) = extended(registry, revision, next).await else { return false };
+        revision = newer;
+        registry.slot(SLOT).await.is_ok_and(|state| state.worker.as_ref() == Some(holder))
+    })
+    .await;
+    revision
+}
+
+/// Extends, or finds that an earlier try did.
+async fn extended(registry: &ZooKeeperRegistry, revision: Revision, next: &WindowRecord) -> Option<Revision> {
     match registry.extend(SLOT, revision, next).await {
         Ok(newer) => Some(newer),
         Err(SwapError::Unavailable(_)) => None,
@@ -255,6 +299,23 @@ async fn a_users_nodes_are_for_that_user() {
         assert!(matches!(swap, Err(SwapError::Unavailable(_))), "{swap:?}");
     }
     assert_eq!(registry(ours).slot(SLOT).await.unwrap().worker, Some(holder));
+}
+
+#[tokio::test]
+async fn tls_is_talked_to_whom_the_authority_signed_for() {
+    let server = ZooKeeper::start_with_tls().await;
+    let trusting = ZooKeeperSettings {
+        tls: true,
+        ca_file: server.authority().map(Path::to_owned),
+        ..settings(vec![server.secure_address().unwrap().to_string()], "")
+    };
+    let holder = worker("a");
+    claimed(&registry(trusting.clone()), &holder).await;
+    let plain = registry(settings(server.endpoints(), ""));
+    assert!(plain.slot(SLOT).await.unwrap().window.is_some());
+    let strange = registry(ZooKeeperSettings { ca_file: None, ..trusting });
+    let refused = strange.slot(SLOT).await.unwrap_err().to_string();
+    assert!(refused.contains("cannot be reached"), "{refused}");
 }
 
 #[test]

@@ -393,7 +393,7 @@ struct Components {
 }
 
 impl Parsed {
-    pub(super) fn new(id: Id, origin: &Origin) -> Self {
+    pub(super) fn new(id: Id, origin: &Origin, datacenter_name: Option<String>) -> Self {
         let Origin { parts, age_ms, valid } = *origin;
         Self {
             id,
@@ -402,7 +402,7 @@ impl Parsed {
                 timestamp_ms: parts.timestamp_ms,
                 timestamp_iso: Iso(parts.timestamp_ms),
                 datacenter_id: parts.slot.datacenter,
-                datacenter_name: None,
+                datacenter_name,
                 worker_id: parts.slot.worker,
                 sequence: parts.sequence,
             },

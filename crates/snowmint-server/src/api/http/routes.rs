@@ -156,7 +156,7 @@ async fn get_parse(
     Params(params): Params<ParseParams>,
 ) -> Result<Json<Parsed>, Failure> {
     let text = params.id.ok_or_else(|| missing("id"))?;
-    parsed(&app.service, &text, Form::to_read(params.format.as_deref())?)
+    parsed(&app, &text, Form::to_read(params.format.as_deref())?)
 }
 
 /// What an ID says of its origin
@@ -175,9 +175,9 @@ async fn post_parse(
     let given = wanted.id.ok_or_else(|| missing("id"))?;
     let format = Form::to_read(params.format.as_deref())?;
     match serde_json::from_str::<String>(given.get()) {
-        Ok(text) => parsed(&app.service, &text, format),
+        Ok(text) => parsed(&app, &text, format),
         // A number is decimal, however many digits it has.
-        Err(_) => parsed(&app.service, given.get(), Some(Format::Decimal)),
+        Err(_) => parsed(&app, given.get(), Some(Format::Decimal)),
     }
 }
 
@@ -294,10 +294,11 @@ fn listed(batch: &Batch, form: Form) -> Response<Body> {
     json(&body, ONE_BYTES + body.len() * LISTED_BYTES)
 }
 
-fn parsed(service: &Service, text: &str, format: Option<Format>) -> Result<Json<Parsed>, Failure> {
+fn parsed(app: &App, text: &str, format: Option<Format>) -> Result<Json<Parsed>, Failure> {
     let id = request::id(text, format)?;
-    let origin = Origin::of(id, service.layout(), service.now_ms());
-    Ok(Json(Parsed::new(id, &origin)))
+    let origin = Origin::of(id, app.service.layout(), app.service.now_ms());
+    let datacenter_name = app.settings.datacenter_name(origin.parts.slot.datacenter);
+    Ok(Json(Parsed::new(id, &origin, datacenter_name)))
 }
 
 /// A time in Unix milliseconds, given as such or in RFC 3339; a part of a millisecond is left out.

@@ -6,7 +6,6 @@
 //! follow. A server that died costs nothing, one that fell silent costs one call a part of its time.
 
 use std::error::Error;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -42,8 +41,8 @@ const CONNECT_MS_MAX: u64 = 500;
 
 /// How often a server that watches for us is asked whether it is still there, in seconds, and how long it has
 /// to answer. etcd hangs up on who asks more often than every 5 s.
-const KEEP_ALIVE_S: u64 = 10;
-const KEEP_ALIVE_ANSWER_S: u64 = 3;
+const KEEP_ALIVE_S: u64 = 6;
+const KEEP_ALIVE_ANSWER_S: u64 = 2;
 
 /// The largest reply that is read, in bytes: a thousand slots take half a megabyte.
 const REPLY_BYTES_MAX: usize = 64 << 20;
@@ -51,7 +50,7 @@ const REPLY_BYTES_MAX: usize = 64 << 20;
 /// A client of all servers of one etcd.
 pub(super) struct Client {
     servers: Vec<Server>,
-    /// The index of the server that is asked first.
+    /// The index of the server that is asked first: to begin with, the first.
     preferred: AtomicUsize,
     user: Option<(String, String)>,
     /// What stands for user and password, once a server has asked for them.
@@ -132,12 +131,9 @@ impl Client {
         };
         let servers = settings.servers.into_iter().map(server).collect::<Result<Vec<_>, RegistryError>>()?;
         if servers.is_empty() {
-            return Err(tls::unusable("etcd.servers", "there are none"));
+            return Err(tls::unusable("registry", "there are none"));
         }
-        // Each node starts with another, so that they share the load.
-        let count = u64::try_from(servers.len()).expect("a count");
-        let first = usize::try_from(RandomState::new().hash_one(count) % count).expect("below a count");
-        Ok(Self { servers, preferred: AtomicUsize::new(first), user: settings.user, token: Mutex::default() })
+        Ok(Self { servers, preferred: AtomicUsize::new(0), user: settings.user, token: Mutex::default() })
     }
 
     pub(super) async fn txn(
@@ -152,7 +148,11 @@ impl Client {
         .await
     }
 
-    pub(super) async fn grant(&self, deadline: Instant, ttl_s: i64) -> Result<LeaseGrantResponse, Failure> {
+    pub(super) async fn grant(
+        &self,
+        deadline: Instant,
+        ttl_s: i64,
+    ) -> Result<LeaseGrantResponse, RegistryError> {
         let granted = self.call(deadline, |connection| async move {
             LeaseClient::new(connection).lease_grant(LeaseGrantRequest { ttl: ttl_s }).await
         });
@@ -320,7 +320,7 @@ impl Server {
             };
         };
         let cause = format!("{}: {cause}", self.address);
-        if causes(&status).any(|error| error.is::<ConnectError>()) {
+        if causes(&status).any(<dyn Error>::is::<ConnectError>) {
             Trouble::Unreachable(cause)
         } else {
             Trouble::NoAnswer(cause)

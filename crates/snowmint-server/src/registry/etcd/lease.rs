@@ -9,6 +9,7 @@ use snowmint::Slot;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::super::RegistryError;
 use super::client::{Client, Failure, deadline};
 
 /// How many renewals fit into a lease's time to live.
@@ -38,8 +39,14 @@ pub(super) struct Alive {
 }
 
 impl Alive {
-    /// Notes that etcd has no such lease any more.
-    pub(super) fn lost(&self) {
+    /// Notes a failure that says that etcd has no such lease any more.
+    pub(super) fn note(&self, failure: &Failure) {
+        if failure.lease_lost {
+            self.lost();
+        }
+    }
+
+    fn lost(&self) {
         self.gone.store(true, Ordering::Relaxed);
     }
 
@@ -60,14 +67,19 @@ impl Leases {
     }
 
     /// The lease of this worker, which is a new one, unless it has one.
-    pub(super) async fn of(&self, slot: Slot, worker: &[u8], deadline: Instant) -> Result<Alive, Failure> {
+    pub(super) async fn of(
+        &self,
+        slot: Slot,
+        worker: &[u8],
+        deadline: Instant,
+    ) -> Result<Alive, RegistryError> {
         match self.held(slot) {
             Some(alive) if *alive.worker == *worker && !alive.is_lost() => Ok(alive),
             _ => self.grant(slot, worker.into(), deadline).await,
         }
     }
 
-    async fn grant(&self, slot: Slot, worker: Arc<[u8]>, deadline: Instant) -> Result<Alive, Failure> {
+    async fn grant(&self, slot: Slot, worker: Arc<[u8]>, deadline: Instant) -> Result<Alive, RegistryError> {
         let granted = self.client.grant(deadline, self.ttl_s).await?;
         // The server has a shortest time of its own.
         let ttl = Duration::from_secs(granted.ttl.max(1).cast_unsigned());

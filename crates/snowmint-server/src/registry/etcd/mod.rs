@@ -33,6 +33,7 @@ mod proto {
     #![allow(
         missing_docs,
         dead_code,
+        clippy::all,
         clippy::pedantic,
         clippy::allow_attributes_without_reason,
         unused_qualifications,
@@ -57,7 +58,8 @@ const END_LEASE_MS_MAX: u64 = 1_000;
 const WATCH_PAUSE_MS: u64 = 500;
 
 /// Where etcd is, and how to talk to it.
-#[derive(Clone, Debug)]
+// Not `Debug`: it has a password.
+#[derive(Clone)]
 pub struct EtcdSettings {
     /// The servers, as `host:port`.
     pub servers: Vec<String>,
@@ -91,6 +93,12 @@ impl EtcdRegistry {
     async fn run(&self, deadline: Instant, what: Vec<RequestOp>) -> Result<TxnResponse, RegistryError> {
         let txn = TxnRequest { success: what, ..TxnRequest::default() };
         Ok(self.client.txn(deadline, txn).await?.message)
+    }
+
+    async fn state(&self, slot: Slot, deadline: Instant) -> Result<SlotState, RegistryError> {
+        let paths = [key::window(slot), key::worker(slot), key::retired(slot)];
+        let read = self.run(deadline, paths.iter().map(|path| get(path)).collect()).await?;
+        Ok(tree::slot(slot, &entries(read)))
     }
 
     /// Makes a change of a slot whose window has the expected revision, and fulfils `condition` if there is one.
@@ -168,9 +176,7 @@ impl Registry for EtcdRegistry {
     }
 
     async fn slot(&self, slot: Slot) -> Result<SlotState, RegistryError> {
-        let paths = [key::window(slot), key::worker(slot), key::retired(slot)];
-        let read = self.run(deadline(), paths.iter().map(|path| get(path)).collect()).await?;
-        Ok(tree::slot(slot, &entries(read)))
+        self.state(slot, deadline()).await
     }
 
     async fn claim(
@@ -182,19 +188,20 @@ impl Registry for EtcdRegistry {
     ) -> Result<Revision, SwapError> {
         let deadline = deadline();
         let stands = self.free_for(&worker.owner.node, slot, deadline).await?;
-        let known = self.leases.held(slot);
-        let alive = self.leases.of(slot, &json(worker), deadline).await?;
+        let tried_before = self.leases.held(slot).is_some();
+        let alive = self.leases.of(slot, &json(worker), deadline).await.map_err(SwapError::Unavailable)?;
         let change = vec![
             put(&key::window(slot), json(record), NO_LEASE),
             put(&key::worker(slot), &*alive.worker, alive.lease),
             delete(&key::retired(slot)),
         ];
         let same_worker = has_revision(&key::worker(slot), stands);
-        match self.swap(deadline, slot, expected, Some(same_worker), change).await? {
+        let swapped = self.swap(deadline, slot, expected, Some(same_worker), change).await;
+        match swapped.inspect_err(|failure| alive.note(failure))? {
             Swapped::Done(revision) => Ok(revision),
             Swapped::Conflict { holder, repeated } => {
-                // Otherwise the lease may be that of a worker which an earlier try has put there.
-                if !repeated && known.is_none_or(|known| known.lease != alive.lease) {
+                // Otherwise an earlier try may have succeeded, and the lease is needed.
+                if !repeated && !tried_before {
                     self.end_lease(slot, deadline).await;
                 }
                 Err(SwapError::Conflict { holder })
@@ -215,24 +222,22 @@ impl Registry for EtcdRegistry {
             let mut change = vec![put(&key::window(slot), json(record), NO_LEASE)];
             let mut held = self.leases.held(slot);
             if let Some(alive) = &mut held {
-                *alive = self.leases.of(slot, &alive.worker, deadline).await?;
-                let worker = key::worker(slot);
-                change
-                    .push(unless(has_lease(&worker, alive.lease), put(&worker, &*alive.worker, alive.lease)));
+                let lease = self.leases.of(slot, &alive.worker, deadline).await;
+                *alive = lease.map_err(SwapError::Unavailable)?;
+                let path = key::worker(slot);
+                let looks_alive = has_lease(&path, alive.lease);
+                change.push(unless(looks_alive, put(&path, &*alive.worker, alive.lease)));
             }
-            match self.swap(deadline, slot, Some(expected), None, change).await {
+            let failure = match self.swap(deadline, slot, Some(expected), None, change).await {
                 Ok(Swapped::Done(revision)) => return Ok(revision),
                 Ok(Swapped::Conflict { holder, .. }) => return Err(SwapError::Conflict { holder }),
-                Err(failure) => {
-                    if failure.lease_lost
-                        && let Some(alive) = held
-                    {
-                        alive.lost();
-                    }
-                    if failure.doubt || !failure.lease_lost || tries_left == 0 {
-                        return Err(failure.into());
-                    }
-                }
+                Err(failure) => failure,
+            };
+            if let Some(alive) = held {
+                alive.note(&failure);
+            }
+            if failure.doubt || !failure.lease_lost || tries_left == 0 {
+                return Err(failure.into());
             }
         }
     }
@@ -246,26 +251,28 @@ impl Registry for EtcdRegistry {
     ) -> Result<(), SwapError> {
         let deadline = deadline();
         let cooling_s = retired.reuse_after.duration_since(retired.retired_at).as_secs().max(1);
-        let lease = self.client.grant(deadline, cooling_s).await?.id;
+        let lease = self.client.grant(deadline, cooling_s).await.map_err(SwapError::Unavailable)?.id;
         let change = vec![
             put(&key::window(slot), json(record), NO_LEASE),
             delete(&key::worker(slot)),
             put(&key::retired(slot), json(retired), lease),
         ];
-        match self.swap(deadline, slot, Some(expected), None, change).await? {
-            Swapped::Done(_) => {
-                // The worker's entry is gone, and its lease is of no use.
-                self.end_lease(slot, deadline).await;
-                Ok(())
+        if let Swapped::Conflict { holder, repeated } =
+            self.swap(deadline, slot, Some(expected), None, change).await?
+        {
+            if !repeated {
+                // It runs out by itself if it is not revoked.
+                let _ = self.client.revoke(deadline, lease).await;
+                return Err(SwapError::Conflict { holder });
             }
-            Swapped::Conflict { holder, repeated } => {
-                if !repeated {
-                    // It runs out by itself if it is not revoked.
-                    let _ = self.client.revoke(deadline, lease).await;
-                }
-                Err(SwapError::Conflict { holder })
+            let stands = self.state(slot, deadline).await.map_err(SwapError::Unknown)?;
+            if stands.retired.as_ref() != Some(retired) {
+                return Err(SwapError::Conflict { holder });
             }
         }
+        // The worker's entry is gone, and its lease is of no use.
+        self.end_lease(slot, deadline).await;
+        Ok(())
     }
 
     async fn abandon(&self, slot: Slot) {

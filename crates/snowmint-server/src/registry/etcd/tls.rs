@@ -28,11 +28,14 @@ pub(super) fn config(settings: &EtcdSettings) -> Result<ClientTlsConfig, Registr
 /// The server at `address`, which is `host:port`.
 pub(super) fn endpoint(address: &str, tls: Option<ClientTlsConfig>) -> Result<Endpoint, RegistryError> {
     let scheme = if tls.is_some() { "https" } else { "http" };
-    let bad =
-        |error| unusable("etcd.servers", &format!("{address} is not host:port ({})", root_cause(&error)));
-    let endpoint = Endpoint::from_shared(format!("{scheme}://{address}")).map_err(bad)?;
+    let bad = || unusable("registry", &format!("{address} is not host:port"));
+    let endpoint = Endpoint::from_shared(format!("{scheme}://{address}")).map_err(|_| bad())?;
+    if endpoint.uri().port_u16().is_none() {
+        return Err(bad());
+    }
     match tls {
-        Some(tls) => endpoint.tls_config(tls).map_err(bad),
+        // It was checked.
+        Some(tls) => endpoint.tls_config(tls).map_err(|_| bad()),
         None => Ok(endpoint),
     }
 }

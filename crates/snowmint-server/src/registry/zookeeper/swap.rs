@@ -12,10 +12,12 @@ use zookeeper_client::{
     Client, CreateMode, Error, MultiWriteError, MultiWriteResult, MultiWriter, SessionId,
 };
 
+use super::ZooKeeperRegistry;
+use super::entries::{get, json, revision};
 use super::session::Session;
-use super::{ZooKeeperRegistry, get};
+
 use crate::registry::{
-    CALL_MS_MAX, Owner, RegistryError, Retired, Revision, SwapError, WindowRecord, Worker, key,
+    CALL_MS_MAX, Owner, RegistryError, Retired, Revision, SwapError, WindowRecord, Worker, key, tree,
 };
 
 /// How often a change is tried whose window record stands, while the slot's other entries change under it.
@@ -118,7 +120,7 @@ impl ZooKeeperRegistry {
         let unavailable = |error: Error| SwapError::Unavailable(self.sessions.failed(&error));
         let (client, slot) = (&session.client, change.slot);
         let mut multi = client.new_multi_writer();
-        let (window, record) = (self.path(&key::window(slot)), super::json(change.record));
+        let (window, record) = (self.path(&key::window(slot)), json(change.record));
         let added = if let Some(Revision(expected)) = change.expected {
             // No node of ZooKeeper has a version that does not fit.
             let version = i32::try_from(expected).map_err(|_| SwapError::Conflict { holder: None })?;
@@ -165,7 +167,7 @@ impl ZooKeeperRegistry {
             multi.add_delete(&path, Some(stat.version)).map_err(unavailable)?;
         }
         let node = self.node(CreateMode::Ephemeral);
-        multi.add_create(&path, &super::json(worker), &node).map_err(unavailable)?;
+        multi.add_create(&path, &json(worker), &node).map_err(unavailable)?;
         if let Some((_, stat)) = retired_stands {
             multi.add_delete(&retired, Some(stat.version)).map_err(unavailable)?;
         }
@@ -188,8 +190,8 @@ impl ZooKeeperRegistry {
             multi.add_delete(&worker, Some(stat.version))?;
         }
         match stands {
-            Some((_, stat)) => multi.add_set_data(&path, &super::json(retired), Some(stat.version)),
-            None => multi.add_create(&path, &super::json(retired), &self.node(CreateMode::Persistent)),
+            Some((_, stat)) => multi.add_set_data(&path, &json(retired), Some(stat.version)),
+            None => multi.add_create(&path, &json(retired), &self.node(CreateMode::Persistent)),
         }
     }
 
@@ -197,7 +199,7 @@ impl ZooKeeperRegistry {
     async fn holder(&self, slot: Slot) -> Option<Owner> {
         let session = self.sessions.connected().await.ok()?;
         let entries = self.read(&session.client, &[key::window(slot)]).await.ok()?;
-        let (record, _) = crate::registry::tree::slot(slot, &entries).window?;
+        let (record, _) = tree::slot(slot, &entries).window?;
         Some(record.owner)
     }
 }
@@ -206,7 +208,7 @@ impl ZooKeeperRegistry {
 /// `multi` created is wrong in some of their versions, but its first version always is 0.
 fn revision_of(results: &[MultiWriteResult]) -> Revision {
     match results.get(WINDOW) {
-        Some(MultiWriteResult::SetData { stat }) => super::revision(stat.version),
-        _ => super::revision(0),
+        Some(MultiWriteResult::SetData { stat }) => revision(stat.version),
+        _ => revision(0),
     }
 }
