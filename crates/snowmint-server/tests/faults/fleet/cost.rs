@@ -8,10 +8,10 @@ use super::{Fleet, Kind, Loaded, eventually, figure, percentile, size};
 use crate::checker::Checker;
 use crate::process::PATIENCE;
 
-const NODES: usize = 4;
+const NODES: u32 = 4;
 
 /// Of these, so many are asked for IDs.
-const NODES_LOADED: usize = 2;
+const NODES_LOADED: u32 = 2;
 
 /// Answers before anything is measured.
 const ANSWERS: usize = 100;
@@ -39,7 +39,7 @@ async fn cost_on_zookeeper() {
 }
 
 async fn cost(kind: Kind) {
-    let (length, outages) = size((Duration::from_secs(7), 1), (Duration::from_secs(60), 10));
+    let (length, outages) = size((Duration::from_secs(7), 1), (Duration::from_mins(1), 10));
     let fleet = Fleet::start(kind, 1).await;
     let mut nodes = Vec::new();
     for nth in 0..NODES {
@@ -47,7 +47,7 @@ async fn cost(kind: Kind) {
         let clients = if nth < NODES_LOADED { 2 } else { 0 };
         nodes.push(Loaded::start(fleet.serve(&name), &name, clients).await);
     }
-    for node in &nodes[..NODES_LOADED] {
+    for (node, _) in nodes.iter().zip(0..NODES_LOADED) {
         node.load.receive(ANSWERS).await;
     }
 
@@ -71,7 +71,7 @@ async fn cost(kind: Kind) {
         node.finish(&mut checker).await;
     }
     let ids = checker.assert_unique();
-    let a_second = f64::from(u32::try_from(writes).unwrap()) / length.as_secs_f64() / NODES as f64;
+    let a_second = f64::from(u32::try_from(writes).unwrap()) / length.as_secs_f64() / f64::from(NODES);
     figure(
         "cost",
         format_args!(

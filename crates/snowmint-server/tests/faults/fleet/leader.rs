@@ -5,17 +5,22 @@ use std::time::{Duration, Instant};
 use super::probe::Probe;
 use super::{Fleet, Kind, Loaded, eventually, figure, percentile, size};
 use crate::checker::Checker;
+use crate::load::Journal;
+use crate::process::PATIENCE;
 
 const NODES: usize = 4;
 
 /// How long a registry that has lost its leader may take until nodes extend their windows again.
-const NEW_LEADER: Duration = Duration::from_secs(60);
+const NEW_LEADER: Duration = Duration::from_mins(1);
 
 /// The longest window of a node, at the defaults.
 const WINDOW_MS: u64 = 10_000;
 
 /// A node of which more of its window than this is left has just extended it.
 const EXTENDED_MS: u64 = 9_000;
+
+/// One of which less than this is left is about to: it does so when a third is used up.
+const DUE_MS: u64 = 6_800;
 
 /// At the default window the time without a leader costs no request.
 #[tokio::test(flavor = "multi_thread")]
@@ -39,8 +44,12 @@ async fn kills_of_the_leader(kind: Kind) {
         nodes.push(node);
     }
     let (kills, mut interrupted) = (size(2, 20), Vec::new());
-    for _ in 0..kills {
+    for kill in 0..kills {
         let leader = fleet.servers.leader().await;
+        // Some node is to want an extension while there is no leader.
+        let (probe, now) = (&probes[kill % NODES], Instant::now());
+        let due = async || probe.since(now).is_some_and(|sample| sample.window_left_ms < DUE_MS);
+        eventually(PATIENCE, "an extension is due", due).await;
         fleet.servers.kill(leader);
         let killed = Instant::now();
         eventually(NEW_LEADER, "another leader", async || fleet.servers.healthy().await).await;
@@ -56,7 +65,7 @@ async fn kills_of_the_leader(kind: Kind) {
     let (mut checker, mut took) = (Checker::default(), Vec::new());
     for node in nodes {
         took.extend(node.load.look(|journal| journal.took.clone()));
-        node.load.look(|journal| journal.assert_no_failure());
+        node.load.look(Journal::assert_no_failure);
         assert_eq!(node.finish(&mut checker).await, 0, "requests that failed");
     }
     let (requests, ids) = (took.len(), checker.assert_unique());

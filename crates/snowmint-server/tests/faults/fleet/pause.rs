@@ -86,18 +86,20 @@ async fn pause_some(
         let (ttl_s, window_ms) = (pauses.ttl.as_secs().to_string(), pauses.window_ms.to_string());
         fleet.serve(name).set("lease.ttl_s", &ttl_s).set("lease.window_ms", &window_ms)
     };
-    let (mut paused, mut takers) = (Vec::new(), Vec::new());
+    let (mut sleepers, mut takers) = (Vec::new(), Vec::new());
     for nth in 0..pauses.nodes {
         let name = format!("paused-{batch}-{nth}");
         let node = Loaded::start(serve(&name), &name, 1).await;
         node.load.receive(ANSWERS).await;
         let worker = node.node().worker().await;
-        paused.push((worker, node));
+        sleepers.push((worker, node));
     }
-    paused.iter().for_each(|(_, node)| node.node().pause());
+    for (_, node) in &sleepers {
+        node.node().pause();
+    }
     let stopped = Instant::now();
-    let ceilings = ceilings_of_the_dead(fleet, &paused, pauses.ttl).await;
-    for (worker, node) in &paused {
+    let ceilings = ceilings_of_the_dead(fleet, &sleepers, pauses.ttl).await;
+    for (worker, node) in &sleepers {
         let name = format!("taker-of-{}", node.name);
         let taker = Loaded::start(serve(&name).set("worker", &worker.to_string()), &name, 1).await;
         taker.load.receive(ANSWERS).await;
@@ -106,9 +108,11 @@ async fn pause_some(
     sleep(pauses.length.saturating_sub(stopped.elapsed())).await;
 
     let (stopped, resumed) = (stopped.elapsed(), Instant::now());
-    paused.iter().for_each(|(_, node)| node.node().resume());
+    for (_, node) in &sleepers {
+        node.node().resume();
+    }
     let mut recovered = Vec::new();
-    for (worker, mut node) in paused {
+    for (worker, mut node) in sleepers {
         node.node.as_mut().unwrap().logged("worker slot lost").await;
         eventually(SLACK, "another slot", async || has_another_slot(&node, worker).await).await;
         recovered.push((stopped, resumed.elapsed()));
@@ -118,7 +122,7 @@ async fn pause_some(
     }
     for taker in takers {
         taker.load.receive(ANSWERS).await;
-        taker.load.look(|journal| journal.assert_no_failure());
+        taker.load.look(Journal::assert_no_failure);
         taker.finish(checker).await;
     }
     recovered
