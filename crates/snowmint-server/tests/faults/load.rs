@@ -182,9 +182,10 @@ impl Load {
     pub async fn receive(&self, more: usize) {
         let mut received = self.shared.received.subscribe();
         let wanted = *received.borrow() + more;
-        let seen = timeout(PATIENCE, received.wait_for(|count| *count >= wanted)).await;
+        // What it gives is a lock on the count, under which the journal's must not be asked for.
+        let seen = timeout(PATIENCE, received.wait_for(|count| *count >= wanted)).await.is_ok();
         let failures = &self.shared.journal().failures;
-        assert!(seen.is_ok(), "no {more} answers within {PATIENCE:?}; failures: {failures:?}");
+        assert!(seen, "no {more} answers within {PATIENCE:?}; failures: {failures:?}");
     }
 
     /// Looks at what was seen up to now.
