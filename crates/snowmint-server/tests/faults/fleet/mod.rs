@@ -172,6 +172,7 @@ impl Fleet {
     pub async fn status(&self) -> Value {
         let mut command = Command::new(BINARY);
         command.args(["cluster", "status", "--json", "--registry", &self.servers.url()]);
+        command.env_remove(WHOLE);
         let output = command.kill_on_drop(true).output().await.unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_slice(&output.stdout).unwrap()
