@@ -22,8 +22,9 @@ pub const BATCH_IDS_MAX: u32 = 10_000;
 pub const RANGE_IDS_MAX: u32 = 1_000_000;
 
 /// How long a request waits for a window that has just closed while the registry answers, in milliseconds:
-/// after a pause or a step of the clock the lease extends it within a few.
-const EXTENSION_WAIT_MS: u64 = 100;
+/// after a pause or a step of the clock the lease extends it within a few. Where it turns out not to answer any
+/// more, the refusal is still given within 100 ms.
+const EXTENSION_WAIT_MS: u64 = 50;
 
 /// What asking again may wait for where no slot is held, in milliseconds.
 const RETRY_AFTER_MS: u64 = 1_000;

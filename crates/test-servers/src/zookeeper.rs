@@ -182,6 +182,13 @@ impl ZooKeeper {
         false
     }
 
+    /// The number of the last change that a running node knows of, counted within the leader's epoch.
+    pub async fn last_change(&self, node: usize) -> u64 {
+        let status = timeout(Duration::from_millis(PROBE_MS_MAX), status(self.address(node))).await;
+        let status = status.expect("a running node answers").expect("a running node answers");
+        last_change(&status).expect("its status has it") & u64::from(u32::MAX)
+    }
+
     /// Kills a node and waits until it is gone.
     pub fn kill(&self, node: usize) {
         self.nodes.kill(node);
@@ -249,9 +256,15 @@ impl ZooKeeper {
 
 /// The epoch in which a node leads that has this status, if it does. A single node leads, too.
 fn leads(status: &str) -> Option<u64> {
-    let field = |name| status.lines().find_map(|line| line.strip_prefix(name));
-    let last_change = u64::from_str_radix(field("Zxid: 0x")?, 16).ok()?;
-    matches!(field("Mode: ")?, "leader" | "standalone").then_some(last_change >> 32)
+    let mode = status.lines().find_map(|line| line.strip_prefix("Mode: "))?;
+    let last_change = last_change(status)?;
+    matches!(mode, "leader" | "standalone").then_some(last_change >> 32)
+}
+
+/// The number of the last change, below that of the leader's epoch.
+fn last_change(status: &str) -> Option<u64> {
+    let hex = status.lines().find_map(|line| line.strip_prefix("Zxid: 0x"))?;
+    u64::from_str_radix(hex, 16).ok()
 }
 
 impl Secure {
