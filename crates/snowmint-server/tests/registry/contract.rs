@@ -12,24 +12,24 @@ use uuid::Uuid;
 
 pub const NOW_MS: u64 = snowmint::DEFAULT_EPOCH_MS + 1_000_000;
 /// How long anything that has to happen is waited for.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 pub const SLOT: Slot = Slot { datacenter: 0, worker: 5 };
 
 /// Opens the registry as another node would: with each call there is one more node.
 pub type Open<'a> = &'a dyn Fn() -> Arc<dyn Registry>;
 
 /// The whole contract, each clause on a registry of its own.
-pub async fn check(fresh: impl Fn() -> Box<dyn Fn() -> Arc<dyn Registry>>) {
-    the_first_node_names_the_namespace(&*fresh()).await;
-    a_claim_is_seen_by_every_node(&*fresh()).await;
-    a_swap_needs_the_expected_revision(&*fresh()).await;
-    a_slot_that_looks_alive_is_a_conflict(&*fresh()).await;
-    a_retired_slot_says_so_and_a_claim_ends_it(&*fresh()).await;
-    an_abandoned_slot_is_free_and_keeps_its_record(&*fresh()).await;
-    a_slot_can_be_taken_from_its_holder(&*fresh()).await;
-    of_many_at_once_one_gets_the_slot(&*fresh()).await;
-    a_changed_setting_is_seen_by_who_waits_for_it(&*fresh()).await;
-    of_many_first_nodes_one_names_the_namespace(&*fresh()).await;
+pub async fn check<F: Fn() -> Arc<dyn Registry>>(fresh: impl AsyncFn() -> F) {
+    the_first_node_names_the_namespace(&fresh().await).await;
+    a_claim_is_seen_by_every_node(&fresh().await).await;
+    a_swap_needs_the_expected_revision(&fresh().await).await;
+    a_slot_that_looks_alive_is_a_conflict(&fresh().await).await;
+    a_retired_slot_says_so_and_a_claim_ends_it(&fresh().await).await;
+    an_abandoned_slot_is_free_and_keeps_its_record(&fresh().await).await;
+    a_slot_can_be_taken_from_its_holder(&fresh().await).await;
+    of_many_at_once_one_gets_the_slot(&fresh().await).await;
+    a_changed_setting_is_seen_by_who_waits_for_it(&fresh().await).await;
+    of_many_first_nodes_one_names_the_namespace(&fresh().await).await;
 }
 
 pub fn namespace() -> Namespace {

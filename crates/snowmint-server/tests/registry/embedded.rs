@@ -10,9 +10,9 @@ use crate::contract::{self, namespace};
 
 #[tokio::test]
 async fn keeps_the_contract() {
-    contract::check(|| {
+    contract::check(async || {
         let directory = tempfile::tempdir().unwrap();
-        Box::new(move || Arc::new(EmbeddedRegistry::new(directory.path()).unwrap()))
+        move || Arc::new(EmbeddedRegistry::new(directory.path()).unwrap()) as Arc<dyn Registry>
     })
     .await;
 }

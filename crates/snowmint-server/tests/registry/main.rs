@@ -4,5 +4,6 @@
 
 mod contract;
 mod embedded;
+mod etcd;
 mod faulty;
 mod lease;
