@@ -54,13 +54,13 @@ pub fn worker(node: &str) -> Worker {
     }
 }
 
-fn record(worker: &Worker, floor: Option<Ceiling>, now_ms: u64) -> (WindowRecord, Ceiling) {
+pub fn record(worker: &Worker, floor: Option<Ceiling>, now_ms: u64) -> (WindowRecord, Ceiling) {
     let layout = Layout::default();
     let ceiling = Claim::new(layout, SLOT, floor, now_ms, 10_000).unwrap().ceiling();
     (WindowRecord::new(worker.owner.clone(), ceiling, layout), ceiling)
 }
 
-async fn claimed(registry: &dyn Registry, worker: &Worker) -> (WindowRecord, Ceiling, Revision) {
+pub async fn claimed(registry: &dyn Registry, worker: &Worker) -> (WindowRecord, Ceiling, Revision) {
     registry.open(&namespace()).await.unwrap();
     let (record, ceiling) = record(worker, None, NOW_MS);
     let revision = registry.claim(SLOT, None, &record, worker).await.unwrap();

@@ -7,3 +7,4 @@ mod embedded;
 mod etcd;
 mod faulty;
 mod lease;
+mod zookeeper;

@@ -1,0 +1,283 @@
+//! The ZooKeeper backend: the contract, and what becomes of a session when servers and networks fail.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use snowmint::Slot;
+use snowmint_server::registry::{
+    CALL_MS_MAX, Registry, RegistryError, Setting, SlotState, SwapError, WindowRecord, ZooKeeperRegistry,
+    ZooKeeperSettings,
+};
+use test_servers::{Proxy, ZooKeeper};
+use zookeeper_client::{Acls, Client, CreateMode};
+
+use crate::contract::{self, NOW_MS, PATIENCE, SLOT, claimed, namespace, record, worker};
+
+/// The pause between two looks at what is waited for.
+const POLL: Duration = Duration::from_millis(20);
+
+fn settings(servers: Vec<String>, chroot: &str) -> ZooKeeperSettings {
+    ZooKeeperSettings {
+        servers,
+        chroot: chroot.to_owned(),
+        tls: false,
+        ca_file: None,
+        identity: None,
+        user: None,
+        ttl_s: 30,
+    }
+}
+
+fn registry(settings: ZooKeeperSettings) -> ZooKeeperRegistry {
+    ZooKeeperRegistry::new(settings).unwrap()
+}
+
+/// A registry behind a proxy, and one that is not.
+async fn behind_a_proxy(server: &ZooKeeper, ttl_s: u64) -> (Proxy, ZooKeeperRegistry, ZooKeeperRegistry) {
+    let proxy = Proxy::start(server.address(0)).await;
+    let behind = ZooKeeperSettings { ttl_s, ..settings(vec![proxy.addr().to_string()], "") };
+    (proxy, registry(behind), registry(settings(server.endpoints(), "")))
+}
+
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let started = Instant::now();
+    while !holds().await {
+        assert!(started.elapsed() < PATIENCE, "it is waited in vain until {what}");
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+async fn contract_on(nodes: usize) {
+    let server = ZooKeeper::start(nodes).await;
+    let (servers, number) = (server.endpoints(), AtomicUsize::new(0));
+    contract::check(|| {
+        let chroot = format!("/test/registry{}", number.fetch_add(1, Ordering::Relaxed));
+        let settings = settings(servers.clone(), &chroot);
+        Box::new(move || Arc::new(registry(settings.clone())))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn keeps_the_contract() {
+    contract_on(1).await;
+}
+
+#[tokio::test]
+async fn three_nodes_keep_the_contract() {
+    contract_on(3).await;
+}
+
+/// Whose session has expired does not look alive, keeps its window, and looks alive again when it extends it.
+#[tokio::test]
+async fn an_expired_session_costs_the_worker_and_an_extension_brings_it_back() {
+    let server = ZooKeeper::start(1).await;
+    let (proxy, cut_off, other) = behind_a_proxy(&server, 2).await;
+    let holder = worker("a");
+    let (stands, ceiling, revision) = claimed(&cut_off, &holder).await;
+
+    proxy.blackhole().await;
+    until("the session expires", async || other.slot(SLOT).await.unwrap().worker.is_none()).await;
+    assert_eq!(other.slot(SLOT).await.unwrap().window, Some((stands, revision)));
+
+    proxy.pass().await;
+    let (next, _) = record(&holder, Some(ceiling), NOW_MS + 5_000);
+    let mut extended = None;
+    until("a new session extends it", async || {
+        extended = cut_off.extend(SLOT, revision, &next).await.ok();
+        extended.is_some()
+    })
+    .await;
+    let window = Some((next, extended.unwrap()));
+    let state = SlotState { window, worker: Some(holder), ..SlotState::default() };
+    assert_eq!(other.slot(SLOT).await.unwrap(), state);
+}
+
+/// A worker's node that somebody deleted comes back with the next extension.
+#[tokio::test]
+async fn entries_are_the_documents_and_may_be_edited() {
+    let server = ZooKeeper::start(1).await;
+    let (registry, by_hand) =
+        (registry(settings(server.endpoints(), "")), Client::connect(&server.endpoints()[0]).await.unwrap());
+    let holder = worker("a");
+    let (_, ceiling, revision) = claimed(&registry, &holder).await;
+    let epoch = server.cli(&["get", "/id-generator/config/epoch"]).await;
+    assert!(epoch.lines().any(|line| line == "1609459200000"), "{epoch}");
+
+    by_hand.delete("/id-generator/datacenters/dc0/workers/worker5", None).await.unwrap();
+    assert_eq!(registry.slot(SLOT).await.unwrap().worker, None);
+    let (next, _) = record(&holder, Some(ceiling), NOW_MS + 5_000);
+    registry.extend(SLOT, revision, &next).await.unwrap();
+    assert_eq!(registry.slot(SLOT).await.unwrap().worker, Some(holder));
+
+    let node = CreateMode::Persistent.with_acls(Acls::anyone_all());
+    for (path, value) in [
+        ("/id-generator/retired_workers", ""),
+        (
+            "/id-generator/retired_workers/dc0_worker6",
+            r#"{"retired_at":"2024-01-03T18:00:00Z","last_id":1234567890123456789,"reuse_after":"2024-01-03T19:00:00Z"}"#,
+        ),
+        (
+            "/id-generator/datacenters/dc0/workers/worker6",
+            r#"{"hostname":"id-gen-01.example.com","ip":"10.0.1.10","port":8080,"started_at":"2024-01-03T19:00:00Z","version":"1.2.3"}"#,
+        ),
+    ] {
+        // A parent may be there already.
+        let _ = by_hand.create(path, value.as_bytes(), &node).await;
+    }
+    let slot = Slot { worker: 6, ..SLOT };
+    let state = registry.slot(slot).await.unwrap();
+    assert_eq!(registry.snapshot().await.unwrap().slots[&slot], state);
+    assert_eq!(state.retired.as_ref().unwrap().last_id, snowmint::Id::new(1_234_567_890_123_456_789));
+    assert_eq!(state.worker.as_ref().unwrap().hostname, "id-gen-01.example.com");
+    let claim = registry.claim(slot, None, &next, &worker("a")).await;
+    assert!(matches!(claim, Err(SwapError::Conflict { holder: Some(_) })), "{claim:?}");
+}
+
+/// Invariant 9: a change whose reply was lost is unknown, within the time a call may take, and was made.
+#[tokio::test]
+async fn a_lost_reply_is_unknown() {
+    let server = ZooKeeper::start(1).await;
+    let (proxy, cut_off, other) = behind_a_proxy(&server, 30).await;
+    let holder = worker("a");
+    let (_, ceiling, revision) = claimed(&cut_off, &holder).await;
+    let (next, _) = record(&holder, Some(ceiling), NOW_MS + 5_000);
+    proxy.swallow_replies().await;
+    let started = Instant::now();
+    let extended = cut_off.extend(SLOT, revision, &next).await;
+    assert!(matches!(extended, Err(SwapError::Unknown(_))), "{extended:?}");
+    assert!(started.elapsed() < Duration::from_millis(CALL_MS_MAX + 500), "{:?}", started.elapsed());
+    let made = async || other.slot(SLOT).await.unwrap().window.is_some_and(|(stands, _)| stands == next);
+    until("the change is made", made).await;
+}
+
+/// What cannot have been sent is unavailable, and said at once.
+#[tokio::test]
+async fn servers_that_cannot_be_reached_are_named() {
+    let server = ZooKeeper::start(1).await;
+    let (proxy, cut_off, _) = behind_a_proxy(&server, 30).await;
+    proxy.refuse().await;
+    let holder = worker("a");
+    let (wanted, _) = record(&holder, None, NOW_MS);
+    let claim = cut_off.claim(SLOT, None, &wanted, &holder).await.unwrap_err();
+    assert!(matches!(claim, SwapError::Unavailable(RegistryError::Server { .. })), "{claim:?}");
+    let named = format!("ZooKeeper at {} cannot be reached", proxy.addr());
+    assert!(claim.to_string().contains(&named), "{claim}");
+}
+
+#[tokio::test]
+async fn a_watch_survives_a_lost_connection() {
+    let server = ZooKeeper::start(1).await;
+    let (proxy, cut_off, other) = behind_a_proxy(&server, 30).await;
+    claimed(&cut_off, &worker("a")).await;
+    let (_, changed) = cut_off.settings().await.unwrap();
+    let changed = tokio::spawn(changed);
+    proxy.refuse().await;
+    other.set(&Setting::MaxSequence(7)).await.unwrap();
+    assert!(!changed.is_finished(), "it is cut off from the change");
+    proxy.pass().await;
+    tokio::time::timeout(PATIENCE, changed).await.expect("the change is told").unwrap();
+    assert_eq!(cut_off.settings().await.unwrap().0.max_sequence, 7);
+    assert!(other.slot(SLOT).await.unwrap().worker.is_some(), "the session was kept");
+}
+
+/// Dropping the registry is the end of its session, whoever still waits for a change.
+#[tokio::test]
+async fn who_waits_for_a_change_does_not_keep_the_session() {
+    let server = ZooKeeper::start(1).await;
+    let [dropped, other] = [(); 2].map(|()| registry(settings(server.endpoints(), "")));
+    claimed(&dropped, &worker("a")).await;
+    let (_, changed) = dropped.settings().await.unwrap();
+    drop(dropped);
+    tokio::time::timeout(PATIENCE, changed).await.expect("nothing is waited for any more");
+    until("the worker is gone", async || other.slot(SLOT).await.unwrap().worker.is_none()).await;
+}
+
+#[tokio::test]
+async fn a_killed_leader_holds_up_extensions_for_seconds_only() {
+    let server = ZooKeeper::start(3).await;
+    let registry = registry(settings(server.endpoints(), ""));
+    let holder = worker("a");
+    let (_, mut ceiling, mut revision) = claimed(&registry, &holder).await;
+    for round in 1..=2 {
+        let leader = server.leader().await;
+        server.kill(leader);
+        let started = Instant::now();
+        let (next, next_ceiling) = record(&holder, Some(ceiling), NOW_MS + round * 5_000);
+        until("the window is extended", async || match extended(&registry, revision, &next).await {
+            Some(newer) => {
+                revision = newer;
+                true
+            }
+            None => false,
+        })
+        .await;
+        ceiling = next_ceiling;
+        println!("extended {:?} after the leader was killed", started.elapsed());
+        assert!(started.elapsed() < Duration::from_secs(10), "a window of the usual length has ended");
+        assert_eq!(registry.slot(SLOT).await.unwrap().worker.as_ref(), Some(&holder));
+        server.restart(leader).await;
+    }
+}
+
+/// Extends, or finds that an earlier try did.
+async fn extended(
+    registry: &ZooKeeperRegistry,
+    revision: snowmint_server::registry::Revision,
+    next: &WindowRecord,
+) -> Option<snowmint_server::registry::Revision> {
+    match registry.extend(SLOT, revision, next).await {
+        Ok(newer) => Some(newer),
+        Err(SwapError::Unavailable(_)) => None,
+        Err(SwapError::Unknown(_) | SwapError::Conflict { .. }) => {
+            let (stands, newer) = registry.slot(SLOT).await.ok()?.window.unwrap();
+            (stands == *next).then_some(newer)
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_users_nodes_are_for_that_user() {
+    let server = ZooKeeper::start(1).await;
+    let anybody = settings(server.endpoints(), "/ours");
+    let user = |password: &str| Some(("snow".to_owned(), password.to_owned()));
+    let ours = ZooKeeperSettings { user: user("secret:too"), ..anybody.clone() };
+    let holder = worker("a");
+    let first = registry(ours.clone());
+    let (record, _, revision) = claimed(&first, &holder).await;
+    for other in [anybody.clone(), ZooKeeperSettings { user: user("guessed"), ..anybody }] {
+        let other = registry(other);
+        let read = other.slot(SLOT).await.unwrap_err().to_string();
+        assert!(read.contains("refuses") && read.contains("zookeeper.user"), "{read}");
+        assert!(other.open(&namespace()).await.is_err());
+        let swap = other.extend(SLOT, revision, &record).await;
+        assert!(matches!(swap, Err(SwapError::Unavailable(_))), "{swap:?}");
+    }
+    assert_eq!(registry(ours).slot(SLOT).await.unwrap().worker, Some(holder));
+}
+
+#[test]
+fn files_that_cannot_be_used_are_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("empty.pem");
+    std::fs::write(&file, "").unwrap();
+    let tls = ZooKeeperSettings {
+        tls: true,
+        ca_file: Some(file.clone()),
+        ..settings(vec!["localhost:2281".to_owned()], "")
+    };
+    let key_of = |settings| match ZooKeeperRegistry::new(settings).map(drop).unwrap_err() {
+        RegistryError::Settings { key, .. } => key,
+        other => panic!("{other}"),
+    };
+    assert_eq!(key_of(tls.clone()), "zookeeper.ca_file");
+    let missing = directory.path().join("missing.pem");
+    assert_eq!(
+        key_of(ZooKeeperSettings { ca_file: Some(missing.clone()), ..tls.clone() }),
+        "zookeeper.ca_file"
+    );
+    let identity = Some((missing, file));
+    assert_eq!(key_of(ZooKeeperSettings { ca_file: None, identity, ..tls.clone() }), "zookeeper.cert_file");
+    assert_eq!(key_of(ZooKeeperSettings { servers: vec!["a b:1".to_owned()], ..tls }), "zookeeper.servers");
+}
