@@ -17,7 +17,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -60,11 +60,16 @@ pub struct ZooKeeper {
 impl ZooKeeper {
     /// Starts one node or three, and waits until they answer.
     pub async fn start(nodes: usize) -> Self {
+        Self::start_on(Ipv4Addr::LOCALHOST.into(), nodes).await
+    }
+
+    /// The same, on another address of this host than loopback's.
+    pub async fn start_on(ip: IpAddr, nodes: usize) -> Self {
         for jar in [JAR, LOGGING, NO_LOGGING] {
             assert!(Path::new(jar).exists(), "there is no {jar}: `cargo xtask test` installs it");
         }
         for _ in 0..START_ATTEMPTS_MAX {
-            let zookeeper = Self::new(nodes);
+            let zookeeper = Self::new(ip, nodes);
             for node in 0..nodes {
                 zookeeper.start_node(node);
             }
@@ -75,9 +80,9 @@ impl ZooKeeper {
         panic!("ZooKeeper found one of its ports taken, {START_ATTEMPTS_MAX} times over");
     }
 
-    fn new(count: usize) -> Self {
+    fn new(ip: IpAddr, count: usize) -> Self {
         let nodes = Nodes::new("ZooKeeper", count);
-        let mut client_ports = free_ports(3 * count);
+        let mut client_ports = free_ports(ip, 3 * count);
         let peer_ports = client_ports.split_off(count);
         let zookeeper = Self { nodes, client_ports, peer_ports };
         for node in 0..count {
@@ -93,12 +98,13 @@ impl ZooKeeper {
     fn configuration(&self, node: usize) -> String {
         let [shortest_ms, longest_ms] = SESSION_MS;
         let mut text = format!(
-            "dataDir={}\nclientPort={}\nclientPortAddress=127.0.0.1\n\
+            "dataDir={}\nclientPort={}\nclientPortAddress={}\n\
              tickTime=200\ninitLimit=50\nsyncLimit=15\n\
              minSessionTimeout={shortest_ms}\nmaxSessionTimeout={longest_ms}\n\
              maxClientCnxns=0\npreAllocSize=1024\n4lw.commands.whitelist=*\n",
             self.nodes.data(node).display(),
             self.address(node).port(),
+            self.address(node).ip(),
         );
         // A single node is no cluster, and would warn of being a bad one.
         if self.client_ports.len() > 1 {
