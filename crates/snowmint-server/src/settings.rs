@@ -75,7 +75,7 @@ impl Settings {
             loop {
                 let wait_ms = match registry.settings().await {
                     Ok((read, changed)) => {
-                        if self.take(read) {
+                        if self.take(&read) {
                             apply(self);
                         }
                         tokio::time::sleep(Duration::from_millis(PAUSE_MS)).await;
@@ -96,13 +96,13 @@ impl Settings {
     }
 
     /// Takes over what may change, and reports what may not. Says whether a value in use changed.
-    fn take(&self, read: Namespace) -> bool {
+    fn take(&self, read: &Namespace) -> bool {
         let before = self.current.load();
         let mut namespace = self.first.clone();
         namespace.clock_drift_threshold_ms = read.clock_drift_threshold_ms;
         namespace.max_sequence = before.namespace.max_sequence;
         let highest = self.first.layout.max_sequence();
-        let mut problem = self.refusal(&read);
+        let mut problem = self.refusal(read);
         if read.max_sequence <= highest {
             namespace.max_sequence = read.max_sequence;
         } else {
@@ -175,16 +175,16 @@ mod tests {
     #[test]
     fn what_may_change_is_applied_and_checked() {
         let settings = Settings::new(namespace(), None);
-        assert!(settings.take(Namespace { max_sequence: 9, clock_drift_threshold_ms: 5, ..namespace() }));
+        assert!(settings.take(&Namespace { max_sequence: 9, clock_drift_threshold_ms: 5, ..namespace() }));
         assert_eq!((settings.max_sequence(), settings.clock_drift_threshold_ms()), (9, 5));
-        assert!(!settings.take(Namespace {
+        assert!(!settings.take(&Namespace {
             max_sequence: 4_096,
             clock_drift_threshold_ms: 5,
             ..namespace()
         }));
         assert_eq!(settings.max_sequence(), 9, "the last good value stays");
         assert!(problem(&settings).contains("0 to 4095 is wanted"));
-        settings.take(namespace());
+        settings.take(&namespace());
         assert_eq!((settings.max_sequence(), problem(&settings)), (4_095, String::new()));
         assert_eq!(Settings::new(namespace(), Some(7)).max_sequence(), 7, "the local configuration wins");
     }
@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn what_may_not_change_is_reported_and_refused() {
         let settings = Settings::new(namespace(), None);
-        settings.take(Namespace { epoch_ms: 5, max_sequence: 9, ..namespace() });
+        settings.take(&Namespace { epoch_ms: 5, max_sequence: 9, ..namespace() });
         assert_eq!(settings.current().namespace.epoch_ms, snowmint::DEFAULT_EPOCH_MS);
         assert!(problem(&settings).contains("epoch was changed from 1609459200000 to 5"));
         assert_eq!(settings.max_sequence(), 9);
@@ -202,10 +202,10 @@ mod tests {
     #[test]
     fn while_the_registry_is_away_the_last_known_stays() {
         let settings = Settings::new(namespace(), None);
-        settings.take(Namespace { max_sequence: 9, ..namespace() });
+        settings.take(&Namespace { max_sequence: 9, ..namespace() });
         settings.keep(&RegistryError::TimedOut);
         assert!(settings.current().stale && settings.max_sequence() == 9);
-        settings.take(namespace());
+        settings.take(&namespace());
         assert!(!settings.current().stale);
     }
 }

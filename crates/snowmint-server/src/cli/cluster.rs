@@ -47,7 +47,7 @@ pub(super) enum Command {
     Retire {
         #[command(flatten)]
         place: Place,
-        /// Such as dc0_worker5
+        /// Such as `dc0_worker5`
         #[arg(value_name = "SLOT")]
         slot: Slot,
         /// For how long no other node may take it, in seconds; otherwise `lease.grace_s`
@@ -62,14 +62,14 @@ pub(super) enum ConfigCommand {
     Get {
         #[command(flatten)]
         place: Place,
-        /// Such as max_sequence or dc0/name
+        /// Such as `max_sequence` or `dc0/name`
         key: Option<String>,
     },
     /// Change a setting; nodes apply it within moments
     Set {
         #[command(flatten)]
         place: Place,
-        /// max_sequence, clock_drift_threshold, dcN/name or dcN/region
+        /// `max_sequence`, `clock_drift_threshold`, `dcN/name` or `dcN/region`
         key: String,
         value: String,
     },
@@ -223,11 +223,14 @@ fn setting(key: &str, value: &str, namespace: &Namespace) -> Result<Setting, Clu
     }
 }
 
+/// Makes a setting of a datacenter's number and a text.
+type DatacenterSetting = fn(u16, String) -> Setting;
+
 /// Reads `dc0/name`, with or without `datacenters/` before it.
-fn datacenter_key(key: &str) -> Option<(u16, fn(u16, String) -> Setting)> {
+fn datacenter_key(key: &str) -> Option<(u16, DatacenterSetting)> {
     let key = key.strip_prefix("datacenters/").unwrap_or(key);
     let (datacenter, leaf) = key.strip_prefix("dc")?.split_once('/')?;
-    let leaf: fn(u16, String) -> Setting = match leaf {
+    let leaf: DatacenterSetting = match leaf {
         "name" => Setting::DatacenterName,
         "region" => Setting::DatacenterRegion,
         _ => return None,

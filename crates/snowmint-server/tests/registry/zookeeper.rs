@@ -51,10 +51,10 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 async fn contract_on(nodes: usize) {
     let server = ZooKeeper::start(nodes).await;
     let (servers, number) = (server.endpoints(), AtomicUsize::new(0));
-    contract::check(|| {
+    contract::check(async || {
         let chroot = format!("/test/registry{}", number.fetch_add(1, Ordering::Relaxed));
         let settings = settings(servers.clone(), &chroot);
-        Box::new(move || Arc::new(registry(settings.clone())))
+        move || -> Arc<dyn Registry> { Arc::new(registry(settings.clone())) }
     })
     .await;
 }

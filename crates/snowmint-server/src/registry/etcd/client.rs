@@ -132,7 +132,7 @@ impl Client {
         };
         let servers = settings.servers.into_iter().map(server).collect::<Result<Vec<_>, RegistryError>>()?;
         if servers.is_empty() {
-            return Err(tls::unusable("etcd.servers", "there are none"));
+            return Err(tls::unusable("registry", "there are none"));
         }
         // Each node starts with another, so that they share the load.
         let count = u64::try_from(servers.len()).expect("a count");
@@ -320,7 +320,7 @@ impl Server {
             };
         };
         let cause = format!("{}: {cause}", self.address);
-        if causes(&status).any(|error| error.is::<ConnectError>()) {
+        if causes(&status).any(<dyn Error>::is::<ConnectError>) {
             Trouble::Unreachable(cause)
         } else {
             Trouble::NoAnswer(cause)

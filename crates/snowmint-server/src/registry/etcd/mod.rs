@@ -33,6 +33,7 @@ mod proto {
     #![allow(
         missing_docs,
         dead_code,
+        clippy::all,
         clippy::pedantic,
         clippy::allow_attributes_without_reason,
         unused_qualifications,

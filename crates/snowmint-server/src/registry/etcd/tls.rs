@@ -28,8 +28,7 @@ pub(super) fn config(settings: &EtcdSettings) -> Result<ClientTlsConfig, Registr
 /// The server at `address`, which is `host:port`.
 pub(super) fn endpoint(address: &str, tls: Option<ClientTlsConfig>) -> Result<Endpoint, RegistryError> {
     let scheme = if tls.is_some() { "https" } else { "http" };
-    let bad =
-        |error| unusable("etcd.servers", &format!("{address} is not host:port ({})", root_cause(&error)));
+    let bad = |error| unusable("registry", &format!("{address} is not host:port ({})", root_cause(&error)));
     let endpoint = Endpoint::from_shared(format!("{scheme}://{address}")).map_err(bad)?;
     match tls {
         Some(tls) => endpoint.tls_config(tls).map_err(bad),

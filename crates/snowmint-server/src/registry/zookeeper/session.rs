@@ -123,7 +123,7 @@ fn tls(settings: &ZooKeeperSettings) -> Result<TlsOptions, RegistryError> {
     for server in &settings.servers {
         let host = server.rsplit_once(':').map_or(server.as_str(), |(host, _)| host);
         ServerName::try_from(host.trim_matches(['[', ']'])).map_err(|_| RegistryError::Settings {
-            key: "zookeeper.servers",
+            key: "registry",
             problem: format!("{server} has no host that a certificate could be for"),
         })?;
     }
