@@ -178,7 +178,9 @@ impl Load {
     pub async fn receive(&self, more: usize) {
         let mut received = self.shared.received.subscribe();
         let wanted = *received.borrow() + more;
-        let seen = timeout(PATIENCE, received.wait_for(|count| *count >= wanted)).await;
+        // What it gives is a lock on the count, which is not to be held while the journal is locked: clients
+        // take them the other way round.
+        let seen = timeout(PATIENCE, received.wait_for(|count| *count >= wanted)).await.map(drop);
         let failures = &self.shared.journal().failures;
         assert!(seen.is_ok(), "no {more} answers within {PATIENCE:?}; failures: {failures:?}");
     }
