@@ -5,16 +5,22 @@
 //! the figures.
 
 mod crash;
+mod look;
+mod partition;
 
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use serde_json::Value;
+use snowmint::{Id, Layout, Slot};
 use tempfile::TempDir;
 use test_servers::{Etcd, EtcdVersion, ZooKeeper};
+use tokio::process::Command;
 
 use crate::checker::Checker;
 use crate::load::Load;
-use crate::process::{Node, Serve};
+use crate::process::{BINARY, Node, Serve};
 
 /// Set by `cargo xtask faults`.
 const WHOLE: &str = "SNOWMINT_FAULTS_WHOLE";
@@ -22,6 +28,11 @@ const WHOLE: &str = "SNOWMINT_FAULTS_WHOLE";
 /// How many, or how long: the small size's or the whole's.
 pub fn size<T>(small: T, whole: T) -> T {
     if std::env::var_os(WHOLE).is_some() { whole } else { small }
+}
+
+/// The slot of an ID, under the default layout.
+pub fn slot_of(id: u64) -> Slot {
+    Layout::default().decompose(Id::new(id).unwrap()).slot
 }
 
 /// Prints a figure of a scenario.
@@ -43,10 +54,26 @@ pub enum Servers {
 }
 
 impl Servers {
-    pub async fn start(kind: Kind, count: usize) -> Self {
+    pub async fn start(kind: Kind, count: usize, ip: IpAddr) -> Self {
         match kind {
-            Kind::Etcd => Self::Etcd(Etcd::start(EtcdVersion::V3_5, count).await),
-            Kind::ZooKeeper => Self::ZooKeeper(ZooKeeper::start(count).await),
+            Kind::Etcd => Self::Etcd(Etcd::setup(EtcdVersion::V3_5, count).on(ip).start().await),
+            Kind::ZooKeeper => Self::ZooKeeper(ZooKeeper::start_on(ip, count).await),
+        }
+    }
+
+    /// Where a server listens.
+    pub fn address(&self, server: usize) -> SocketAddr {
+        match self {
+            Self::Etcd(etcd) => etcd.address(server),
+            Self::ZooKeeper(zookeeper) => zookeeper.address(server),
+        }
+    }
+
+    /// What `--registry` takes for something at `address` that leads to a server.
+    pub fn url_at(&self, address: SocketAddr) -> String {
+        match self {
+            Self::Etcd(_) => format!("etcd://{address}"),
+            Self::ZooKeeper(_) => format!("zookeeper://{address}"),
         }
     }
 
@@ -99,13 +126,27 @@ pub struct Fleet {
 
 impl Fleet {
     pub async fn start(kind: Kind, servers: usize) -> Self {
-        Self { servers: Servers::start(kind, servers).await, directory: TempDir::new().unwrap() }
+        Self::start_on(Ipv4Addr::LOCALHOST.into(), kind, servers).await
+    }
+
+    /// With its servers on another address of this host than loopback's.
+    pub async fn start_on(ip: IpAddr, kind: Kind, servers: usize) -> Self {
+        Self { servers: Servers::start(kind, servers, ip).await, directory: TempDir::new().unwrap() }
     }
 
     /// A node to be started: with a data directory and a name of its own, which it has again when it is
     /// started again.
     pub fn serve(&self, name: &str) -> Serve {
         Serve::new(&self.data_dir(name)).set("node_name", name).set("registry", &self.servers.url())
+    }
+
+    /// What the registry has, as `snowmint cluster status` shows it.
+    pub async fn status(&self) -> Value {
+        let mut command = Command::new(BINARY);
+        command.args(["cluster", "status", "--json", "--registry", &self.servers.url()]);
+        let output = command.kill_on_drop(true).output().await.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
     }
 
     pub fn data_dir(&self, name: &str) -> PathBuf {
