@@ -7,6 +7,7 @@
 mod crash;
 mod look;
 mod partition;
+mod replies;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
