@@ -8,6 +8,7 @@ mod crash;
 mod look;
 mod partition;
 mod replies;
+mod session;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
