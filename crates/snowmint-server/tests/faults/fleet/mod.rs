@@ -4,6 +4,7 @@
 //! Each scenario has two sizes. `cargo xtask test` runs the small one; `cargo xtask faults` the whole, and shows
 //! the figures.
 
+mod clock;
 mod crash;
 mod look;
 mod partition;
