@@ -4,16 +4,22 @@
 //! Each scenario has two sizes. `cargo xtask test` runs the small one; `cargo xtask faults` the whole, and shows
 //! the figures.
 
+mod clock;
 mod cost;
 mod crash;
 mod leader;
+mod look;
+mod partition;
 mod pause;
 mod probe;
 mod quorum;
+mod replies;
 mod rolling;
+mod session;
 mod start;
 
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -81,10 +87,26 @@ pub enum Servers {
 }
 
 impl Servers {
-    pub async fn start(kind: Kind, count: usize) -> Self {
+    pub async fn start(kind: Kind, count: usize, ip: IpAddr) -> Self {
         match kind {
-            Kind::Etcd => Self::Etcd(Etcd::start(EtcdVersion::V3_5, count).await),
-            Kind::ZooKeeper => Self::ZooKeeper(ZooKeeper::start(count).await),
+            Kind::Etcd => Self::Etcd(Etcd::setup(EtcdVersion::V3_5, count).on(ip).start().await),
+            Kind::ZooKeeper => Self::ZooKeeper(ZooKeeper::start_on(ip, count).await),
+        }
+    }
+
+    /// Where a server listens.
+    pub fn address(&self, server: usize) -> SocketAddr {
+        match self {
+            Self::Etcd(etcd) => etcd.address(server),
+            Self::ZooKeeper(zookeeper) => zookeeper.address(server),
+        }
+    }
+
+    /// What `--registry` takes for something at `address` that leads to a server.
+    pub fn url_at(&self, address: SocketAddr) -> String {
+        match self {
+            Self::Etcd(_) => format!("etcd://{address}"),
+            Self::ZooKeeper(_) => format!("zookeeper://{address}"),
         }
     }
 
@@ -159,7 +181,12 @@ pub struct Fleet {
 
 impl Fleet {
     pub async fn start(kind: Kind, servers: usize) -> Self {
-        Self { servers: Servers::start(kind, servers).await, directory: TempDir::new().unwrap() }
+        Self::start_on(Ipv4Addr::LOCALHOST.into(), kind, servers).await
+    }
+
+    /// With its servers on another address of this host than loopback's.
+    pub async fn start_on(ip: IpAddr, kind: Kind, servers: usize) -> Self {
+        Self { servers: Servers::start(kind, servers, ip).await, directory: TempDir::new().unwrap() }
     }
 
     /// A node to be started: with a data directory and a name of its own, which it has again when it is
