@@ -70,7 +70,7 @@ async fn rolling_restart(kind: Kind) {
         let entries = status[of].as_array().unwrap().iter();
         entries.map(|entry| entry["slot"].as_str().unwrap().to_owned()).collect()
     };
-    // More than nodes: whoever comes back before its window is over takes a free slot, and has two of its own then.
+    // More than nodes: whoever comes back before its window is over takes a free slot.
     assert_eq!(slots("windows"), slots("retired_workers"), "every slot that was held is retired");
     let workers =
         status["datacenters"].as_array().unwrap().iter().map(|dc| dc["workers"].as_array().unwrap());
