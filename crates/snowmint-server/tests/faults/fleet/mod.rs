@@ -146,6 +146,8 @@ impl Fleet {
     /// What the registry has, as `snowmint cluster status` shows it.
     pub async fn status(&self) -> Value {
         let mut command = Command::new(BINARY);
+        // It would be taken for a key of the configuration.
+        command.env_remove(WHOLE);
         command.args(["cluster", "status", "--json", "--registry", &self.servers.url()]);
         let output = command.kill_on_drop(true).output().await.unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
