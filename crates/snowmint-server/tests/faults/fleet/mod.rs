@@ -40,6 +40,9 @@ const WHOLE: &str = "SNOWMINT_FAULTS_WHOLE";
 /// Answers of which some have many IDs.
 const TASTE: usize = 8;
 
+/// How often a registry is asked for its status until it answers.
+const STATUS_TRIES_MAX: u32 = 5;
+
 /// How many, or how long: the small size's or the whole's.
 pub fn size<T>(small: T, whole: T) -> T {
     if std::env::var_os(WHOLE).is_some() { whole } else { small }
@@ -195,14 +198,22 @@ impl Fleet {
         Serve::new(&self.data_dir(name)).set("node_name", name).set("registry", &self.servers.url())
     }
 
-    /// What the registry has, as `snowmint cluster status` shows it.
+    /// What the registry has, as `snowmint cluster status` shows it. It is asked again where it is late: many
+    /// tests may share the machine.
     pub async fn status(&self) -> Value {
         let mut command = Command::new(BINARY);
+        // It would be taken for a key of the configuration.
+        command.env_remove(WHOLE).kill_on_drop(true);
         command.args(["cluster", "status", "--json", "--registry", &self.servers.url()]);
-        command.env_remove(WHOLE);
-        let output = command.kill_on_drop(true).output().await.unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).unwrap()
+        let mut said = String::new();
+        for _ in 0..STATUS_TRIES_MAX {
+            let output = command.output().await.unwrap();
+            if output.status.success() {
+                return serde_json::from_slice(&output.stdout).unwrap();
+            }
+            said = String::from_utf8_lossy(&output.stderr).into_owned();
+        }
+        panic!("{STATUS_TRIES_MAX} times: {said}");
     }
 
     pub fn data_dir(&self, name: &str) -> PathBuf {

@@ -15,8 +15,8 @@ use crate::process::{Node, PATIENCE, until};
 pub const SWAP: &str = "ceiling_time";
 
 /// For how long a fault lasts: a call to a registry takes 2.5 s at most.
-const SHORTER: Duration = Duration::from_millis(1_000);
-const LONGER: Duration = Duration::from_millis(3_000);
+const SHORTER: Duration = Duration::from_secs(1);
+const LONGER: Duration = Duration::from_secs(3);
 
 /// Clients of the node.
 const CLIENTS: u32 = 2;
