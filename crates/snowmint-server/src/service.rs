@@ -275,7 +275,10 @@ impl Service {
         let Some(held) = held.as_ref() else {
             return Err(Step::Refuse(Refused::NoSlot(self.holding.absence())));
         };
-        held.generator.mint_since(arrived_ms, self.clock.now_ms(), missing).map_err(|refusal| match refusal {
+        // What passed before the slot was taken is not made up for: whoever waited while it took the place of
+        // another would get IDs below those that the other's generator gave out meanwhile.
+        let since_ms = arrived_ms.max(held.taken_ms);
+        held.generator.mint_since(since_ms, self.clock.now_ms(), missing).map_err(|refusal| match refusal {
             Refusal::Wait { until_ms } | Refusal::ClockBehind { until_ms } => Step::Sleep { until_ms },
             Refusal::WindowClosed { .. } => {
                 let refused = Refused::WindowClosed { registry: self.holding.registry_error() };

@@ -233,7 +233,8 @@ impl Lease {
         let generator = Generator::new(window, self.settings.sequence_start);
         generator.set_max_sequence(self.settings.shared.max_sequence());
         self.remember(slot, generator.ceiling());
-        let held = Arc::new(Held { generator, metrics: self.metrics.slot(slot) });
+        let taken_ms = self.clock.now_ms();
+        let held = Arc::new(Held { generator, metrics: self.metrics.slot(slot), taken_ms });
         self.holding.take(Arc::clone(&held));
         Ok(Tenure { held, revision, unknown: None })
     }
