@@ -45,7 +45,7 @@ async fn sigstop_and_the_slot_is_taken_over(kind: Kind) {
             nodes: 2,
             batches: 1,
             ttl: Duration::from_secs(2),
-            window_ms: 1_000,
+            window_ms: 2_000,
             length: Duration::ZERO,
         },
         Pauses {
@@ -122,7 +122,6 @@ async fn pause_some(
     }
     for taker in takers {
         taker.load.receive(ANSWERS).await;
-        taker.load.look(Journal::assert_no_failure);
         taker.finish(checker).await;
     }
     recovered
