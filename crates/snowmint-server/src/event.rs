@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::sync::OnceLock;
+use std::thread::Thread;
 
 use axum::http::HeaderValue;
 use crossbeam_queue::ArrayQueue;
@@ -192,13 +194,16 @@ pub struct Events {
     metrics: std::sync::Arc<Metrics>,
     /// Whether anybody writes them down.
     written: bool,
+    /// Who does, to be woken where somebody waits.
+    writer: OnceLock<Thread>,
 }
 
 impl Events {
     /// Room for [`EVENTS_MAX`] events; where nothing is `written` down, for none.
     #[must_use]
     pub fn new(metrics: std::sync::Arc<Metrics>, written: bool) -> Self {
-        Self { queue: ArrayQueue::new(if written { EVENTS_MAX } else { 1 }), metrics, written }
+        let queue = ArrayQueue::new(if written { EVENTS_MAX } else { 1 });
+        Self { queue, metrics, written, writer: OnceLock::new() }
     }
 
     /// Whether it is worth making an event.
@@ -218,6 +223,9 @@ impl Events {
     pub async fn keep(&self, event: Event) -> bool {
         let (kept, told) = oneshot::channel();
         self.push(Taken { event, kept: Some(kept) });
+        if let Some(writer) = self.writer.get() {
+            writer.unpark();
+        }
         told.await.is_ok()
     }
 
@@ -225,6 +233,11 @@ impl Events {
         if self.written && self.queue.push(taken).is_err() {
             self.metrics.events_shed.inc();
         }
+    }
+
+    /// Names the thread that writes them down. The first is the only one.
+    pub fn set_writer(&self, writer: Thread) {
+        let _ = self.writer.set(writer);
     }
 
     /// The oldest event that waits, for the one who writes them down.
