@@ -168,8 +168,8 @@ impl Journal {
         directory: &Path,
         settings: JournalSettings,
         sinks: &[&str],
-        events: Arc<Events>,
-        metrics: Arc<Metrics>,
+        events: &Arc<Events>,
+        metrics: &Arc<Metrics>,
     ) -> Result<Self, JournalError> {
         let file_error = |doing| move |source| file_error(doing, directory, source);
         create_durably(directory).map_err(file_error("cannot create"))?;
@@ -185,7 +185,7 @@ impl Journal {
         let shared = Arc::new(Shared {
             directory: directory.to_owned(),
             id,
-            metrics,
+            metrics: Arc::clone(metrics),
             stopping: AtomicBool::new(false),
             state: Mutex::new(State {
                 segments,
@@ -195,7 +195,7 @@ impl Journal {
             progress: watch::Sender::new(Progress { end: next, closed: false }),
             _lock: lock,
         });
-        let writer = Writer::new(Arc::clone(&shared), Arc::clone(&events), settings, end, next)?;
+        let writer = Writer::new(Arc::clone(&shared), Arc::clone(events), settings, end, next)?;
         shared.passed();
         let thread = std::thread::Builder::new().name("journal".to_owned()).spawn(move || writer.run());
         let thread = thread.map_err(file_error("cannot start the thread that writes"))?;
@@ -213,9 +213,7 @@ impl Journal {
         events: &Arc<Events>,
         metrics: &Arc<Metrics>,
     ) -> Result<Self, JournalError> {
-        let open = |directory: &Path| {
-            Self::open(directory, settings, sinks, Arc::clone(events), Arc::clone(metrics))
-        };
+        let open = |directory: &Path| Self::open(directory, settings, sinks, events, metrics);
         let mut opened = open(&data_dir.join("journal"));
         for number in 2..=JOURNALS_MAX {
             if !matches!(opened, Err(JournalError::Busy { .. })) {

@@ -220,7 +220,7 @@ impl Delivery {
         let path = self.set_aside.join(format!("{sink}-{}.json", batch.first));
         match set_aside(&path, sink, batch, error) {
             Ok(()) => {
-                tracing::error!(sink, "a batch was refused, and set aside: {}: {error}", path.display())
+                tracing::error!(sink, "a batch was refused, and set aside: {}: {error}", path.display());
             }
             Err(unkept) => tracing::error!(sink, "a batch was refused, and is left out: {error} ({unkept})"),
         }

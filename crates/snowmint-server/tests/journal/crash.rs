@@ -28,8 +28,7 @@ const WAITING: u32 = 16;
 /// Each process numbers its events from a multiple of it.
 const NUMBERS: u32 = 10_000_000;
 
-const RELAXED: JournalSettings =
-    JournalSettings { durability: Durability::Relaxed, flush_ms: 100, ..STRICT };
+const RELAXED: JournalSettings = JournalSettings { durability: Durability::Relaxed, flush_ms: 100, ..STRICT };
 
 /// How long a thread may have to wait for a processor, on a machine that is busy with other tests.
 const STALL_MS: u64 = 2_000;
@@ -216,7 +215,8 @@ async fn full_disk_sheds_and_goes_on_by_itself() {
     let writer = Writer::start(directory.path(), "strict", 0);
     let mut said = writer.until("kept", 100);
     let pid = Pid::from_child(&writer.child);
-    let limit = |bytes| prlimit(Some(pid), Resource::Fsize, Rlimit { current: bytes, maximum: None }).unwrap();
+    let limit =
+        |bytes| prlimit(Some(pid), Resource::Fsize, Rlimit { current: bytes, maximum: None }).unwrap();
     let path = directory.path().join(format!("{:020}.log", 0));
     limit(Some(std::fs::metadata(&path).unwrap().len() + 1_000));
     said.extend(writer.until("shed", 50));

@@ -142,7 +142,7 @@ async fn what_a_stop_could_not_deliver_is_delivered_after_the_next_start() {
     open.journal.close().await;
     stop.cancel();
     tokio::time::timeout(PATIENCE, task).await.unwrap().unwrap();
-    assert_eq!(store.taken(), []);
+    assert!(store.taken().is_empty());
     drop((open, state));
 
     let open = Open::new(directory.path(), STRICT, &["store"]);

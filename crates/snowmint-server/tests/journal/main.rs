@@ -43,8 +43,7 @@ impl Open {
     fn try_new(directory: &Path, settings: JournalSettings, sinks: &[&str]) -> Result<Self, JournalError> {
         let metrics = Arc::new(Metrics::new());
         let events = Arc::new(Events::new(Arc::clone(&metrics), true));
-        let journal =
-            Journal::open(directory, settings, sinks, Arc::clone(&events), Arc::clone(&metrics))?;
+        let journal = Journal::open(directory, settings, sinks, &events, &metrics)?;
         Ok(Self { journal, events, metrics })
     }
 
