@@ -260,7 +260,7 @@ impl Journal {
     }
 
     /// Writes down what is in the queue and ends; `false` where that took longer than [`CLOSE_MS_MAX`].
-    /// Readers can go on to the end.
+    /// Readers can go on to the end. Whoever would still wait for an event to be kept is to be gone by then.
     pub async fn close(&self) -> bool {
         self.stop();
         let mut progress = self.shared.progress.subscribe();

@@ -182,7 +182,7 @@ async fn strict_keeps_all_that_it_said_it_kept_through_100_kills() {
         said_kept += said.len();
         in_journal += found.len();
     }
-    println!("strict: {KILLS} kills, {said_kept} events acknowledged, {in_journal} in the journal, 0 lost");
+    eprintln!("strict: {KILLS} kills, {said_kept} events acknowledged, {in_journal} in the journal, 0 lost");
 }
 
 #[tokio::test]
@@ -202,7 +202,7 @@ async fn relaxed_loses_what_was_just_taken() {
         lost_ms.push(last_taken_ms.saturating_sub(last_kept_ms));
     }
     let (max, mean) = (*lost_ms.iter().max().unwrap(), lost_ms.iter().sum::<u64>() / lost_ms.len() as u64);
-    println!("relaxed: {} kills lost the last {mean} ms on average, {max} ms at most", lost_ms.len());
+    eprintln!("relaxed: {} kills lost the last {mean} ms on average, {max} ms at most", lost_ms.len());
     assert!(max <= RELAXED.flush_ms + IDLE_MS + STALL_MS, "{lost_ms:?}");
 }
 
@@ -229,7 +229,6 @@ async fn full_disk_sheds_and_goes_on_by_itself() {
     }
 }
 
-/// A journal that can't be made is an error, and one that is there opens.
 #[tokio::test]
 async fn what_is_left_after_a_crash_is_written_on() {
     let directory = TempDir::new().unwrap();

@@ -161,10 +161,10 @@ async fn a_later_format_and_a_segment_from_elsewhere_are_refused() {
     let first = segments(here.path())[&0].clone();
     let own = fs::read(&first).unwrap();
     fs::copy(&segments(elsewhere.path())[&0], &first).unwrap();
-    let refusal = |_| Open::try_new(here.path(), SMALL, &["a"]).err().unwrap().to_string();
-    assert!(refusal(()).contains("move it elsewhere"), "{}", refusal(()));
+    let refusal = || Open::try_new(here.path(), SMALL, &["a"]).err().unwrap().to_string();
+    assert!(refusal().contains("move it elsewhere"), "{}", refusal());
     let mut later = own;
     later[8] = 2;
     fs::write(&first, later).unwrap();
-    assert!(refusal(()).contains("has format 2, this version of snowmint knows 1"), "{}", refusal(()));
+    assert!(refusal().contains("has format 2, this version of snowmint knows 1"), "{}", refusal());
 }
