@@ -18,9 +18,9 @@
 //! | a full disk, or `max_bytes` | what happens meanwhile: shed, counted, and whoever waits is told | the same |
 //! | a damaged record | it alone, if its length still holds; or else the rest of its segment | the same |
 //!
-//! **Why not a crate.** Those that were looked at keep one cursor (yaque, queue-file), or lock each append
-//! (okaywal, commitlog, both without a release for years), or are databases (raft-engine), or new and without
-//! users. None has several readers, a bound in bytes, and batches that are the same after a restart.
+//! **Why not a crate.** Those that were looked at keep one cursor (yaque, queue-file), are logs to recover from,
+//! without readers that follow (okaywal, commitlog, wal-db, walogs), or databases (raft-engine). None has several
+//! durable cursors, a bound in bytes that sheds, and batches that are the same after a restart.
 
 mod cursor;
 mod reader;
