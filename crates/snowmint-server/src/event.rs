@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
 
 use axum::http::HeaderValue;
 use crossbeam_queue::ArrayQueue;
@@ -230,6 +231,8 @@ pub struct Events {
     queue: ArrayQueue<Taken>,
     metrics: Arc<Metrics>,
     keeping: Keeping,
+    /// Who writes them down, to be woken where somebody waits.
+    writer: OnceLock<Thread>,
 }
 
 impl Events {
@@ -237,7 +240,7 @@ impl Events {
     #[must_use]
     pub fn new(metrics: Arc<Metrics>, keeping: Keeping) -> Self {
         let room = if keeping == Keeping::Off { 1 } else { EVENTS_MAX };
-        Self { queue: ArrayQueue::new(room), metrics, keeping }
+        Self { queue: ArrayQueue::new(room), metrics, keeping, writer: OnceLock::new() }
     }
 
     /// Whether they are written down.
@@ -257,6 +260,9 @@ impl Events {
     pub async fn keep(&self, event: Event) -> bool {
         let (kept, told) = oneshot::channel();
         self.push(Taken { event, kept: Some(kept) });
+        if let Some(writer) = self.writer.get() {
+            writer.unpark();
+        }
         told.await.is_ok()
     }
 
@@ -264,6 +270,11 @@ impl Events {
         if self.keeping != Keeping::Off && self.queue.push(taken).is_err() {
             self.metrics.events_shed.inc();
         }
+    }
+
+    /// Names the thread that writes them down. The first is the only one.
+    pub fn set_writer(&self, writer: Thread) {
+        let _ = self.writer.set(writer);
     }
 
     /// The oldest event that waits, for the one who writes them down.

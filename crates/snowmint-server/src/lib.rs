@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod config;
 pub mod error;
 pub mod event;
+pub mod journal;
 pub mod lease;
 pub mod log;
 pub mod metrics;

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use prometheus::core::Collector;
 use prometheus::proto::{Metric, MetricFamily, MetricType};
 use prometheus::{
-    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts,
-    Registry, TextEncoder,
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 use snowmint::Slot;
 
@@ -22,6 +22,7 @@ const LATENCY_BUCKETS_S: [f64; 14] =
     [1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 5e-4, 1e-3, 2.5e-3, 1e-2, 1e-1, 1.0, 2.5];
 
 const SLOT_LABELS: [&str; 2] = ["datacenter", "worker"];
+const SINK_LABEL: [&str; 1] = ["sink"];
 
 /// Every metric of the process.
 pub struct Metrics {
@@ -39,6 +40,14 @@ pub struct Metrics {
     pub clock_leaps: IntCounter,
     /// `events_shed_total`: events that were not written down, because too many waited.
     pub events_shed: IntCounter,
+    /// `journal_bytes`: what the journal keeps on disk.
+    pub journal_bytes: IntGauge,
+    /// `journal_lost_total`, by sink: events that the journal kept and that could not be read back.
+    pub journal_lost: IntCounterVec,
+    /// `sink_lag_records`, by sink: events in the journal that the sink has not taken yet.
+    pub sink_lag: IntGaugeVec,
+    /// `sink_failures_total`, by sink: batches that it did not take, each time it did not.
+    pub sink_failures: IntCounterVec,
 }
 
 /// The metrics of one slot, looked up once when it is claimed.
@@ -101,6 +110,25 @@ impl Metrics {
             events_shed: registered(
                 &registry,
                 valid(IntCounter::new("events_shed_total", "Events that were not written down.")),
+            ),
+            journal_bytes: registered(
+                &registry,
+                valid(IntGauge::new("journal_bytes", "What the journal keeps on disk.")),
+            ),
+            journal_lost: registered(
+                &registry,
+                vec("journal_lost_total", "Events of the journal that could not be read back.", &SINK_LABEL),
+            ),
+            sink_lag: registered(
+                &registry,
+                valid(IntGaugeVec::new(
+                    Opts::new("sink_lag_records", "Events that the sink has not taken yet."),
+                    &SINK_LABEL,
+                )),
+            ),
+            sink_failures: registered(
+                &registry,
+                vec("sink_failures_total", "Batches that the sink did not take.", &SINK_LABEL),
             ),
             clock_leaps: registered(
                 &registry,

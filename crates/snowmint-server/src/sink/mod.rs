@@ -1,5 +1,7 @@
 //! Where events go from the journal: each sink at its own pace, with its own place in it.
 
+pub mod delivery;
+
 use async_trait::async_trait;
 use uuid::Uuid;
 
