@@ -73,6 +73,8 @@ pub struct Config {
     pub etcd: Access,
     /// How to talk to `ZooKeeper`.
     pub zookeeper: Access,
+    /// The metrics store of a fleet.
+    pub clickhouse: ClickHouse,
     /// How a worker is held.
     pub lease: Lease,
     /// The serving clock.
@@ -115,6 +117,22 @@ pub struct Access {
     pub cert_file: Option<PathBuf>,
     /// The key of that certificate, as PEM.
     pub key_file: Option<PathBuf>,
+}
+
+/// The metrics store of a fleet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClickHouse {
+    /// Where it speaks HTTP; unset, there is none.
+    pub url: Option<String>,
+    /// Which database the tables are in.
+    pub database: String,
+    /// Who to say we are.
+    pub user: Option<String>,
+    /// The file that has the user's password.
+    pub password_file: Option<PathBuf>,
+    /// The certificate authority that is trusted with TLS, as PEM; unset, the system's.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// How a worker is held.
@@ -201,6 +219,7 @@ impl Default for Config {
             grpc: Grpc::default(),
             etcd: Access::default(),
             zookeeper: Access::default(),
+            clickhouse: ClickHouse::default(),
             lease: Lease::default(),
             clock: Clock::default(),
             id: Ids::default(),
@@ -219,6 +238,12 @@ impl Default for Http {
 impl Default for Grpc {
     fn default() -> Self {
         Self { listen: Listen(Some(SocketAddr::from(([127, 0, 0, 1], 9090)))) }
+    }
+}
+
+impl Default for ClickHouse {
+    fn default() -> Self {
+        Self { url: None, database: "default".to_owned(), user: None, password_file: None, ca_file: None }
     }
 }
 
@@ -309,6 +334,7 @@ impl Config {
         }
         self.etcd.check("etcd.password_file", "etcd.key_file")?;
         self.zookeeper.check("zookeeper.password_file", "zookeeper.key_file")?;
+        self.clickhouse.check()?;
         self.check_listeners()
     }
 
@@ -331,6 +357,25 @@ impl Config {
                             .to_owned(),
                 });
             }
+        }
+        Ok(())
+    }
+}
+
+impl ClickHouse {
+    fn check(&self) -> Result<(), Problem> {
+        let fits = |url: &String| {
+            let authority = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+            authority.is_some_and(|rest| !rest.is_empty() && !rest.contains(['@', '?', '#', ' ']))
+        };
+        if !self.url.as_ref().is_none_or(fits) {
+            let wanted = "the URL of a ClickHouse is wanted, such as http://localhost:8123 or https://ch.example.com:8443; \
+                          clickhouse.user, clickhouse.password_file and clickhouse.database say the rest";
+            return Err(Problem { key: "clickhouse.url", wanted: wanted.to_owned() });
+        }
+        if !(1..=NAME_BYTES_MAX).contains(&self.database.len()) {
+            let wanted = format!("a name of 1 to {NAME_BYTES_MAX} bytes is wanted");
+            return Err(Problem { key: "clickhouse.database", wanted });
         }
         Ok(())
     }

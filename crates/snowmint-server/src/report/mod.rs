@@ -1,5 +1,8 @@
 //! The reports: the document's questions, answered from whichever store keeps the events.
 
+pub mod clickhouse;
+pub mod latency;
+
 use std::fmt;
 use std::str::FromStr;
 
