@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 
 use async_trait::async_trait;
-use clickhouse::Row;
+use clickhouse::{Row, RowWrite};
 use serde::Serialize;
 use snowmint::{Layout, Slot};
 use uuid::Uuid;
@@ -50,13 +50,21 @@ pub struct ClickHouseSink {
     layout: Layout,
     /// One request in this many becomes rows of `id_generation_events`, or none does. Totals count all.
     detail: Option<NonZeroU32>,
+    insert_ms_max: u64,
 }
 
 impl ClickHouseSink {
     /// A sink that writes one request in `detail` ID by ID, or none.
     #[must_use]
     pub fn new(clickhouse: ClickHouse, layout: Layout, detail: Option<NonZeroU32>) -> Self {
-        Self { clickhouse, layout, detail }
+        Self { clickhouse, layout, detail, insert_ms_max: INSERT_MS_MAX }
+    }
+
+    /// Gives up on an insert after so long, instead of [`INSERT_MS_MAX`].
+    #[must_use]
+    pub fn insert_ms_max(mut self, ms: u64) -> Self {
+        self.insert_ms_max = ms;
+        self
     }
 
     /// Writes down what this node measured of itself, once however often the `token` comes.
@@ -68,12 +76,10 @@ impl ClickHouseSink {
     ///
     /// What the rows are is told by the token: ClickHouse counts an insert that it has had already as done, and so does
     /// every view behind it.
-    async fn insert<R: Row<Value<'static> = R> + Serialize + Sync>(
-        &self,
-        table: &str,
-        token: &str,
-        rows: &[R],
-    ) -> Result<(), SinkError> {
+    async fn insert<R>(&self, table: &str, token: &str, rows: &[R]) -> Result<(), SinkError>
+    where
+        R: for<'a> Row<Value<'a> = R> + RowWrite + Sync,
+    {
         if rows.is_empty() {
             return Ok(());
         }
@@ -93,7 +99,7 @@ impl ClickHouseSink {
             }
             insert.end().await
         };
-        self.clickhouse.within(INSERT_MS_MAX, insert).await.map_err(sink_error)
+        self.clickhouse.within(self.insert_ms_max, insert).await.map_err(sink_error)
     }
 
     /// Whether the event of that number becomes rows of its own.
