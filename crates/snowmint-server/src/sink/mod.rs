@@ -1,9 +1,12 @@
 //! Where events go from the journal: each sink at its own pace, with its own place in it.
 
+mod embedded;
+
 use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::event::Event;
+pub use embedded::{EmbeddedStore, SLACK_BYTES, StoreError};
 
 /// Consecutive events of one journal.
 ///
