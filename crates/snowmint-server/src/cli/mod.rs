@@ -8,6 +8,8 @@ mod config;
 mod id;
 mod load;
 mod parse;
+mod plot;
+mod report;
 mod server;
 mod server_url;
 
@@ -56,6 +58,8 @@ enum Command {
     /// Look at the nodes of a cluster, change what they share, and take slots from them
     #[command(subcommand)]
     Cluster(cluster::Command),
+    /// Print what was issued, how fast, and what went wrong: a table and a plot
+    Report(report::Arguments),
     /// Load a server, and check every ID received for duplicates
     Bench(bench::Arguments),
 }
@@ -68,6 +72,7 @@ impl Command {
             Self::Parse(arguments) => parse::run(&arguments, out),
             Self::Config(command) => config::run(&command, out),
             Self::Cluster(command) => cluster::run(&command, out),
+            Self::Report(arguments) => report::run(&arguments, out),
             Self::Bench(arguments) => bench::run(&arguments, out),
         }
     }
