@@ -12,8 +12,8 @@ CREATE TABLE IF NOT EXISTS id_ranges (
     -- 1 on the first range of a request, 0 on its others: so that requests can be counted.
     requests UInt8,
     latency_us UInt32,
-    -- The bucket that the latency is counted in: the service says which, so that all stores agree.
-    latency_bucket UInt32,
+    -- The highest latency of the bucket that it is counted in: the service says which, so that all stores agree.
+    latency_bucket_us UInt32,
     client_ip String,
     client_user_agent String,
     request_id String,
@@ -53,7 +53,7 @@ CREATE TABLE IF NOT EXISTS id_generation_minutely (
     requests SimpleAggregateFunction(sum, UInt64),
     latency_us_sum SimpleAggregateFunction(sum, UInt64),
     latency_us_max SimpleAggregateFunction(max, UInt32),
-    -- How many requests in each bucket of latencies: what quantiles are made of.
+    -- How many requests in each bucket of latencies, by the highest of the bucket: what quantiles are made of.
     latency_us_buckets SimpleAggregateFunction(sumMap, Map(UInt32, UInt64))
 ) ENGINE = AggregatingMergeTree
 PARTITION BY toYYYYMM(minute)
@@ -72,6 +72,6 @@ SELECT
     sum(toUInt64(requests)) AS requests,
     sum(toUInt64(latency_us) * r.requests) AS latency_us_sum,
     max(latency_us) AS latency_us_max,
-    sumMap(map(latency_bucket, toUInt64(r.requests))) AS latency_us_buckets
+    sumMap(map(latency_bucket_us, toUInt64(r.requests))) AS latency_us_buckets
 FROM id_ranges AS r
 GROUP BY minute, datacenter_id, worker_id, error_code, error_message;

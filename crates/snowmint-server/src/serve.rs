@@ -380,6 +380,7 @@ impl Listeners {
                 Arc::clone(registry),
                 config.registry.to_string(),
                 Arc::clone(settings),
+                None,
                 limits.clone(),
             );
             front_ends.push(tokio::spawn(api::http::serve(listener, state, stop.clone())));

@@ -8,6 +8,8 @@ mod config;
 mod id;
 mod load;
 mod parse;
+mod plot;
+mod report;
 mod schema;
 mod server;
 mod server_url;
@@ -64,6 +66,8 @@ enum Command {
     /// Say how long the tables in ClickHouse keep what they are given
     #[command(subcommand)]
     Retention(schema::RetentionCommand),
+    /// Print what was issued, how fast, and what went wrong: a table and a plot
+    Report(report::Arguments),
     /// Load a server, and check every ID received for duplicates
     Bench(bench::Arguments),
 }
@@ -78,6 +82,7 @@ impl Command {
             Self::Cluster(command) => cluster::run(&command, out),
             Self::Schema(command) => schema::run(&command, out),
             Self::Retention(command) => schema::run_retention(&command, out),
+            Self::Report(arguments) => report::run(&arguments, out),
             Self::Bench(arguments) => bench::run(&arguments, out),
         }
     }

@@ -3,6 +3,7 @@
 //! [`Config`] is the only list of keys: the file, the environment, the flags and `config show` are read
 //! from it and into it by [`Loaded`]. `docs/configuration.md` describes the keys; a test compares the two.
 
+mod detail;
 mod load;
 mod registry;
 
@@ -16,6 +17,7 @@ use snowmint::{Claim, DEFAULT_EPOCH_MS, EpochError, Layout, SequenceStart, Split
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
+pub use detail::Detail;
 pub use load::{ConfigError, Loaded, Origin, Setting, environment};
 pub use registry::{Registry, Servers};
 
@@ -26,7 +28,7 @@ const DATA_DIR_WITHOUT_HOME: &str = "/var/lib/snowmint";
 const NAME_BYTES_MAX: usize = 253;
 
 /// What a number may be, for every key that is one.
-const RANGES: [(&str, RangeInclusive<u64>); 16] = [
+const RANGES: [(&str, RangeInclusive<u64>); 17] = [
     ("clock.idle_days_max", 1..=36_500),
     ("clock.leap_confirm_s", 1..=86_400),
     ("datacenter", 0..=u16::MAX as u64),
@@ -42,6 +44,7 @@ const RANGES: [(&str, RangeInclusive<u64>); 16] = [
     ("limits.idempotency_keys", 0..=1_000_000),
     ("limits.request_s", 1..=3_600),
     ("limits.wait_ms", 0..=60_000),
+    ("metrics.max_bytes", 16 << 20..=1 << 50),
     ("worker", 0..=u16::MAX as u64),
 ];
 
@@ -85,6 +88,8 @@ pub struct Config {
     pub limits: Limits,
     /// The log.
     pub log: Log,
+    /// The metrics store.
+    pub metrics: MetricsStore,
 }
 
 /// REST.
@@ -204,6 +209,16 @@ pub struct Log {
     pub level: String,
 }
 
+/// The metrics store.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MetricsStore {
+    /// Of which requests there is a row. What reports add up is exact all the same.
+    pub detail: Detail,
+    /// How large the embedded store may get; the oldest rows go first.
+    pub max_bytes: u64,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -225,6 +240,7 @@ impl Default for Config {
             id: Ids::default(),
             limits: Limits::default(),
             log: Log::default(),
+            metrics: MetricsStore::default(),
         }
     }
 }
@@ -281,6 +297,12 @@ impl Default for Limits {
             header_s: 5,
             idempotency_keys: 10_000,
         }
+    }
+}
+
+impl Default for MetricsStore {
+    fn default() -> Self {
+        Self { detail: Detail::Every, max_bytes: 1 << 30 }
     }
 }
 

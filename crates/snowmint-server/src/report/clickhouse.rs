@@ -84,5 +84,5 @@ fn add_quantiles(row: &mut Vec<Value>) {
     let counts = row.pop().unwrap_or_default();
     let count = |(bucket, count): (&String, &Value)| Some((bucket.parse().ok()?, count.as_u64()?));
     let buckets: BTreeMap<u32, u64> = counts.as_object().into_iter().flatten().filter_map(count).collect();
-    row.extend([50, 95, 99].map(|percent| json!(latency::quantile(&buckets, percent))));
+    row.extend([50, 95, 99].map(|percent| json!(latency::quantile_us(&buckets, percent))));
 }

@@ -166,7 +166,7 @@ impl FromStr for Report {
     fn from_str(text: &str) -> Result<Self, String> {
         Self::ALL.into_iter().find(|report| report.name() == text).ok_or_else(|| {
             let names: Vec<_> = Self::ALL.iter().map(|report| report.name()).collect();
-            format!("{text:?} is no report: there are {}", names.join(", "))
+            format!("there are {}", names.join(", "))
         })
     }
 }

@@ -1,7 +1,5 @@
 //! Events into ClickHouse: one row per range of IDs on the wire, one row per ID in its tables.
 
-use std::num::NonZeroU32;
-
 use async_trait::async_trait;
 use clickhouse::{Row, RowWrite};
 use serde::Serialize;
@@ -10,6 +8,7 @@ use uuid::Uuid;
 
 use super::{Batch, Sink, SinkError};
 use crate::clickhouse::{ClickHouse, ClickHouseError};
+use crate::config::Detail;
 use crate::event::{Drifted, Event, Failed, Issued, Overflowed, What};
 use crate::report::latency;
 
@@ -48,15 +47,15 @@ const ABOUT_THE_ROWS: [u32; 14] = [
 pub struct ClickHouseSink {
     clickhouse: ClickHouse,
     layout: Layout,
-    /// One request in this many becomes rows of `id_generation_events`, or none does. Totals count all.
-    detail: Option<NonZeroU32>,
+    /// Which requests become rows of `id_generation_events`. Totals count all.
+    detail: Detail,
     insert_ms_max: u64,
 }
 
 impl ClickHouseSink {
-    /// A sink that writes one request in `detail` ID by ID, or none.
+    /// A sink that writes as many requests ID by ID as `detail` says.
     #[must_use]
-    pub fn new(clickhouse: ClickHouse, layout: Layout, detail: Option<NonZeroU32>) -> Self {
+    pub fn new(clickhouse: ClickHouse, layout: Layout, detail: Detail) -> Self {
         Self { clickhouse, layout, detail, insert_ms_max: INSERT_MS_MAX }
     }
 
@@ -100,11 +99,6 @@ impl ClickHouseSink {
             insert.end().await
         };
         self.clickhouse.within(self.insert_ms_max, insert).await.map_err(sink_error)
-    }
-
-    /// Whether the event of that number becomes rows of its own.
-    fn in_detail(&self, number: u64) -> bool {
-        self.detail.is_some_and(|nth| number.is_multiple_of(nth.get().into()))
     }
 }
 
@@ -188,13 +182,13 @@ impl ClickHouseSink {
             first_sequence: self.layout.decompose(range.first()).sequence,
             requests: u8::from(index == 0),
             latency_us: issued.latency_us,
-            latency_bucket: latency::bucket(issued.latency_us),
+            latency_bucket_us: latency::bucket_us(issued.latency_us),
             client_ip: issued.request.client_ip.map(|ip| ip.to_string()).unwrap_or_default(),
             client_user_agent: issued.request.user_agent().into_owned(),
             request_id: issued.request.request_id().into_owned(),
             error_code: 0,
             error_message: String::new(),
-            detail: u8::from(self.in_detail(number)),
+            detail: u8::from(self.detail.keeps(number)),
         }));
     }
 
@@ -210,13 +204,13 @@ impl ClickHouseSink {
             first_sequence: 0,
             requests: 1,
             latency_us: failed.latency_us,
-            latency_bucket: latency::bucket(failed.latency_us),
+            latency_bucket_us: latency::bucket_us(failed.latency_us),
             client_ip: failed.request.client_ip.map(|ip| ip.to_string()).unwrap_or_default(),
             client_user_agent: failed.request.user_agent().into_owned(),
             request_id: failed.request.request_id().into_owned(),
             error_code: failed.code,
             error_message: failed.message.clone().into_owned(),
-            detail: u8::from(self.in_detail(number)),
+            detail: u8::from(self.detail.keeps(number)),
         }
     }
 }
@@ -234,7 +228,7 @@ struct RangeRow {
     first_sequence: u32,
     requests: u8,
     latency_us: u32,
-    latency_bucket: u32,
+    latency_bucket_us: u32,
     client_ip: String,
     client_user_agent: String,
     request_id: String,

@@ -1,11 +1,13 @@
 //! Where events go from the journal: each sink at its own pace, with its own place in it.
 
 pub mod clickhouse;
+mod embedded;
 
 use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::event::Event;
+pub use embedded::{EmbeddedStore, SLACK_BYTES, StoreError};
 
 /// Consecutive events of one journal.
 ///

@@ -3,12 +3,13 @@
 use std::time::{Duration, Instant};
 
 use snowmint_server::clickhouse::MESSAGE_BYTES_MAX;
+use snowmint_server::config::Detail;
 use snowmint_server::sink::clickhouse::IDS_MAX;
 use snowmint_server::sink::{Batch, Sink, SinkError};
 use uuid::Uuid;
 
 use super::contract::{A, B, day_ms, drifted, failed, issued, overflowed};
-use super::store::{EVERY, Store, sink};
+use super::store::{Store, sink};
 
 /// How long something that is about to happen is waited for, in milliseconds.
 const SOON_MS_MAX: u64 = 60_000;
@@ -40,7 +41,7 @@ async fn a_batch_counts_once_however_often_it_comes_and_through_a_kill() {
     let batch = batch(ids);
     let clickhouse = store.clickhouse.clone();
     let again = batch.clone();
-    let delivery = tokio::spawn(async move { sink(&clickhouse, EVERY).deliver(&again).await });
+    let delivery = tokio::spawn(async move { sink(&clickhouse, Detail::Every).deliver(&again).await });
     // Some of it is there, and the rest is on its way.
     let deadline = Instant::now() + Duration::from_millis(SOON_MS_MAX);
     while store.one("SELECT count() FROM id_generation_events").await == "0" {
@@ -67,7 +68,7 @@ async fn a_batch_counts_once_however_often_it_comes_and_through_a_kill() {
 async fn one_that_is_down_or_hangs_is_unavailable_in_time_and_recovers() {
     const INSERT_MS_MAX: u64 = 1_000;
     let store = Store::start().await;
-    let sink = sink(&store.clickhouse, EVERY).insert_ms_max(INSERT_MS_MAX);
+    let sink = sink(&store.clickhouse, Detail::Every).insert_ms_max(INSERT_MS_MAX);
     let unavailable = async |batch: &Batch| {
         let started = Instant::now();
         let failure = sink.deliver(batch).await.unwrap_err();

@@ -1,21 +1,17 @@
 //! A ClickHouse with the schema in it, as a sink and as a store that answers.
 
 use std::env;
-use std::num::NonZeroU32;
 
 use async_trait::async_trait;
 use snowmint::{DEFAULT_EPOCH_MS, Layout, Split};
 use snowmint_server::clickhouse::{ClickHouse, schema};
-use snowmint_server::config;
+use snowmint_server::config::{self, Detail};
 use snowmint_server::report::clickhouse::ClickHouseReports;
 use snowmint_server::report::{Report, ReportError, Reports, Rows, Scope};
 use snowmint_server::sink::clickhouse::ClickHouseSink;
 use snowmint_server::sink::{Batch, Sink, SinkError};
 use tempfile::TempDir;
 use uuid::Uuid;
-
-/// Which tables hold how many rows once they are merged is the same for everybody.
-pub const EVERY: Option<NonZeroU32> = NonZeroU32::new(1);
 
 pub struct Store {
     pub server: test_servers::ClickHouse,
@@ -50,7 +46,7 @@ impl Store {
             ca_file: None,
         };
         let clickhouse = ClickHouse::new(&config).unwrap();
-        let sink = sink(&clickhouse, EVERY);
+        let sink = sink(&clickhouse, Detail::Every);
         let reports = ClickHouseReports::new(clickhouse.clone());
         Self { server, clickhouse, sink, reports, config, _directory: directory }
     }
@@ -69,7 +65,7 @@ impl Store {
     }
 }
 
-pub fn sink(clickhouse: &ClickHouse, detail: Option<NonZeroU32>) -> ClickHouseSink {
+pub fn sink(clickhouse: &ClickHouse, detail: Detail) -> ClickHouseSink {
     let layout = Layout::new(Split::DEFAULT, DEFAULT_EPOCH_MS).unwrap();
     ClickHouseSink::new(clickhouse.clone(), layout, detail)
 }

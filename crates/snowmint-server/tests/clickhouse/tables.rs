@@ -3,13 +3,14 @@
 use std::num::NonZeroU32;
 
 use snowmint_server::clickhouse::{retention, schema};
+use snowmint_server::config::Detail;
 use snowmint_server::event::{Event, What};
 use snowmint_server::sink::clickhouse::Measurement;
 use snowmint_server::sink::{Batch, Sink};
 use uuid::Uuid;
 
 use super::contract::{self, A, day_ms, failed, issued};
-use super::store::{EVERY, Store, sink};
+use super::store::{Store, sink};
 
 #[tokio::test]
 async fn the_schema_is_applied_once() {
@@ -125,7 +126,11 @@ async fn totals_are_exact_whatever_detail_is_kept() {
         0 => failed(day + n, Some(A), 3002, "no"),
         _ => issued(day + n, A, &[50, 50], 10),
     };
-    for (worker, detail, rows) in [(0, EVERY, 100 + 90_000), (1, NonZeroU32::new(10), 100), (2, None, 0)] {
+    for (worker, detail, rows) in [
+        (0, Detail::Every, 100 + 90_000),
+        (1, Detail::Sampled(NonZeroU32::new(10).unwrap()), 100),
+        (2, Detail::None, 0),
+    ] {
         store.clickhouse.execute("TRUNCATE TABLE id_generation_events").await.unwrap();
         let batch = Batch { journal: Uuid::new_v4(), first: 0, events: (0..1_000).map(event).collect() };
         sink(&store.clickhouse, detail).deliver(&batch).await.unwrap();

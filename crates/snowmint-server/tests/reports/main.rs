@@ -4,3 +4,5 @@
 
 #[allow(dead_code, reason = "a store's own tests use more of it")]
 mod contract;
+
+mod embedded;

@@ -4,6 +4,7 @@ mod body;
 mod extract;
 mod failure;
 mod idempotency;
+mod reports;
 mod routes;
 
 use std::panic::AssertUnwindSafe;
@@ -30,6 +31,7 @@ use crate::cluster::Cluster;
 use crate::config::Limits;
 use crate::error::{Code, Error};
 use crate::registry::Registry;
+use crate::report::Reports;
 use crate::service::Service;
 use crate::settings::Settings;
 use failure::Failure;
@@ -48,6 +50,8 @@ struct App {
     /// What the registry is called.
     registry_name: String,
     settings: Arc<Settings>,
+    /// The metrics store, if there is one.
+    reports: Option<Arc<dyn Reports>>,
     /// What the registry had when it was last shown.
     cluster: ArcSwapOption<Cluster>,
     answers: Answers,
@@ -69,19 +73,22 @@ struct FrontEnd {
 }
 
 impl State {
-    /// A front end for `service`; the registry, its name and its settings are what `/cluster` shows.
+    /// A front end for `service`; the registry, its name and its settings are what `/cluster` shows, `reports` what
+    /// `/reports` asks.
     #[must_use]
     pub fn new(
         service: Arc<Service>,
         registry: Arc<dyn Registry>,
         registry_name: String,
         settings: Arc<Settings>,
+        reports: Option<Arc<dyn Reports>>,
         limits: Limits,
     ) -> Self {
         let (router, openapi) = routes::routes(limits.body_bytes);
         let answers = Answers::new(limits.idempotency_keys);
         let cluster = ArcSwapOption::empty();
-        let app = Arc::new(App { service, registry, registry_name, settings, cluster, answers, openapi });
+        let app =
+            Arc::new(App { service, registry, registry_name, settings, reports, cluster, answers, openapi });
         let router = router.with_state(Arc::clone(&app));
         Self(Arc::new(FrontEnd { app, router, request_ids: RequestIds::new(), limits }))
     }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::{Body, Bytes};
-use axum::extract::State;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use axum::response::IntoResponse;
@@ -25,6 +26,7 @@ use super::body::{
 use super::extract::{self, BodyLimit, Params};
 use super::failure::{ErrorBody, Failure, Failures};
 use super::idempotency::Batch;
+use super::reports::{self, ReportParams};
 use crate::api::request::{self, Origin};
 use crate::cluster::Cluster;
 use crate::error::{Code, Error};
@@ -39,6 +41,9 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// The bytes an answer with one ID takes, about.
 const ONE_BYTES: usize = 192;
+
+/// The bytes that a row of a report takes, about.
+const REPORTED_BYTES: usize = 160;
 
 /// The bytes that one ID of a list takes in the longest form, about.
 const LISTED_BYTES: usize = 22;
@@ -69,6 +74,7 @@ pub(super) fn routes(body_bytes_max: usize) -> (Router<Arc<App>>, utoipa::openap
         .routes(routes!(get_bounds))
         .routes(routes!(get_health))
         .routes(routes!(get_cluster))
+        .routes(routes!(get_report))
         .routes(routes!(get_openapi))
         .routes(routes!(livez))
         .routes(routes!(readyz))
@@ -234,6 +240,33 @@ async fn get_cluster(State(app): AppState) -> Result<Json<Cluster>, Failure> {
     }
 }
 
+/// What was issued, how fast, and what went wrong, from this node's metrics store
+///
+/// Latencies are those of requests that got IDs, each counted once however many it got; quantiles are within 1 %.
+/// Drift counts by its absolute value. Error rates are of all requests of that minute and slot. A minute that has
+/// not ended is divided by what has passed of it.
+#[utoipa::path(
+    get,
+    path = "/api/v1/reports/{name}",
+    params(
+        ("name" = String, Path, description = "`ids-per-second`, `latency`, `clock-drift`, `overflow`, `errors`, `daily` or `tables`"),
+        ReportParams
+    ),
+    responses((status = 200, body = reports::Answer, description = "the report"), Failures)
+)]
+async fn get_report(
+    State(app): AppState,
+    name: Result<Path<String>, PathRejection>,
+    Params(params): Params<ReportParams>,
+) -> Result<Response<Body>, Failure> {
+    let report = reports::named(name)?;
+    let scope = params.scope(report, timestamp(app.service.now_ms()))?;
+    let store = app.reports.as_ref().ok_or_else(reports::no_store)?;
+    let rows = store.report(report, &scope).await.map_err(|error| reports::unanswered(report, &error))?;
+    let answer = reports::Answer::new(report, store.name(), &scope, rows);
+    Ok(json(&answer, ONE_BYTES + answer.len() * REPORTED_BYTES))
+}
+
 /// This description
 #[utoipa::path(get, path = "/api/v1/openapi.json", responses((status = 200, body = Object, description = "OpenAPI 3.1")))]
 async fn get_openapi(State(app): AppState) -> Response<Body> {
@@ -321,7 +354,8 @@ fn missing(parameter: &str) -> Error {
 
 fn json<B: From<Bytes>>(body: &impl Serialize, bytes: usize) -> Response<B> {
     let mut text = Vec::with_capacity(bytes);
-    serde_json::to_writer(&mut text, body).expect("a Vec takes every write, and the body has no maps");
+    serde_json::to_writer(&mut text, body)
+        .expect("a Vec takes every write, and the body has no keys but texts");
     json_response(Bytes::from(text))
 }
 
