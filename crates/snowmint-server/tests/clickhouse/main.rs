@@ -7,5 +7,6 @@ mod commands;
 #[path = "../reports/contract.rs"]
 mod contract;
 mod delivery;
+mod measure;
 mod store;
 mod tables;
