@@ -46,8 +46,7 @@ impl Migration {
     #[must_use]
     pub fn text(&self, cluster: Option<&str>) -> String {
         let Some(cluster) = cluster else { return self.sql.to_owned() };
-        let statements = self.statements(Some(cluster));
-        statements.iter().map(|statement| format!("{statement};\n\n")).collect()
+        format!("{};\n", self.statements(Some(cluster)).join(";\n\n"))
     }
 
     /// Its statements, without comments.

@@ -39,7 +39,9 @@ impl ClickHouseReports {
         rows.truncate(ROWS_MAX);
         let slot = report.columns().iter().position(|column| *column == "datacenter_id");
         for row in &mut rows {
-            slot.into_iter().for_each(|at| without_slot(&mut row[at..]));
+            if let Some(at) = slot {
+                without_slot(&mut row[at..]);
+            }
             if report == Report::Latency {
                 add_quantiles(row);
             }

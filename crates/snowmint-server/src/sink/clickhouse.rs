@@ -98,13 +98,13 @@ impl ClickHouseSink {
             }
             insert.end().await
         };
-        self.clickhouse.within(self.insert_ms_max, insert).await.map_err(sink_error)
+        self.clickhouse.within(self.insert_ms_max, insert).await.map_err(|error| sink_error(&error))
     }
 }
 
-fn sink_error(error: ClickHouseError) -> SinkError {
+fn sink_error(error: &ClickHouseError) -> SinkError {
     match error {
-        ClickHouseError::Answer { code: Some(code), .. } if ABOUT_THE_ROWS.contains(&code) => {
+        ClickHouseError::Answer { code: Some(code), .. } if ABOUT_THE_ROWS.contains(code) => {
             SinkError::Refused(error.to_string())
         }
         _ => SinkError::Unavailable(error.to_string()),
@@ -161,7 +161,7 @@ impl ClickHouseSink {
                 What::Failed(failed) => rows.ranges.push(self.failed(batch, number, event, failed)),
                 What::Drifted(drifted) => rows.drifts.push(DriftRow::new(event.at_ms, drifted)),
                 What::Overflowed(overflowed) => {
-                    rows.overflows.push(OverflowRow::new(event.at_ms, overflowed))
+                    rows.overflows.push(OverflowRow::new(event.at_ms, overflowed));
                 }
                 // The audit archive's alone.
                 What::Slot(_) => {}

@@ -45,7 +45,8 @@ async fn rows_and_ids_per_second_and_bytes_per_million_ids() {
         let elapsed = started.elapsed().as_secs_f64();
         assert_eq!(store.one("SELECT count() FROM id_generation_events").await, ids.to_string());
         store.merge().await;
-        let bytes = "SELECT sum(bytes_on_disk) FROM system.parts WHERE active AND database = currentDatabase()";
+        let bytes =
+            "SELECT sum(bytes_on_disk) FROM system.parts WHERE active AND database = currentDatabase()";
         let bytes: f64 = store.one(bytes).await.parse().unwrap();
         println!(
             "{ids_per_request} IDs a request: {:.0} rows/s on the wire, {:.0} IDs/s; {:.2} MB on disk per million IDs",
