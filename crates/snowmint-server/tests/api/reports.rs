@@ -22,7 +22,7 @@ async fn what_was_issued_is_reported() {
     let store = Arc::new(EmbeddedStore::new(directory.path(), MetricsStore::default()));
     let node = Node::start_reporting(Arc::<EmbeddedStore>::clone(&store)).await;
     // In the minute that has ended last: the time does not show in its row.
-    let now = Timestamp::now() - Duration::from_secs(60);
+    let now = Timestamp::now() - Duration::from_mins(1);
     let at_ms = u64::try_from(now.as_millisecond()).unwrap();
     let what = What::Issued(Issued {
         slot: Slot { datacenter: 0, worker: 5 },

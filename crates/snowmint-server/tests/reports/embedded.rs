@@ -88,14 +88,14 @@ async fn totals_are_exact_whatever_the_detail() {
 
 #[tokio::test]
 async fn a_flood_stays_within_the_limit_and_is_counted_whole() {
-    const LIMIT_BYTES: u64 = 16 << 20;
+    const LIMIT_BYTES: u64 = 8 << 20;
     let directory = TempDir::new().unwrap();
     let store = store_with(directory.path(), Detail::Every, LIMIT_BYTES);
     let (journal, at_ms) = (Uuid::new_v4(), day_ms());
     let bytes = |end: &str| fs::metadata(directory.path().join(format!("metrics.db{end}"))).unwrap().len();
     let (mut first, mut dropped) = (0, false);
     for round in 0..30_u64 {
-        let event = |n| issued(at_ms + round * 1_000 + n / 10, A, &[1], 50);
+        let event = |n: u64| issued(at_ms + round * 1_000 + n / 10, A, &[1], 50);
         let flood = batch(journal, first, (0..10_000).map(event).collect());
         first = flood.end();
         store.deliver(&flood).await.unwrap();
@@ -117,7 +117,7 @@ async fn a_flood_stays_within_the_limit_and_is_counted_whole() {
 
 #[tokio::test]
 async fn without_rows_to_drop_the_oldest_minutes_go() {
-    const LIMIT_BYTES: u64 = 1 << 20;
+    const LIMIT_BYTES: u64 = 512 << 10;
     let directory = TempDir::new().unwrap();
     let store = store_with(directory.path(), Detail::None, LIMIT_BYTES);
     let journal = Uuid::new_v4();
@@ -137,7 +137,7 @@ async fn without_rows_to_drop_the_oldest_minutes_go() {
 async fn what_is_past_its_retention_goes() {
     let directory = TempDir::new().unwrap();
     let store = store(directory.path());
-    let days_ago = |days| u64::try_from(Timestamp::now().as_millisecond()).unwrap() - days * 86_400_000;
+    let days_ago = |days: u64| u64::try_from(Timestamp::now().as_millisecond()).unwrap() - days * 86_400_000;
     store.measure(days_ago(366), None, &[("load", 1.0)]).await.unwrap();
     store.measure(days_ago(364), None, &[("load", 1.0)]).await.unwrap();
     let events = vec![
@@ -159,7 +159,7 @@ async fn a_report_has_its_newest_rows() {
     let directory = TempDir::new().unwrap();
     let store = store(directory.path());
     let minutes = ROWS_MAX as u64 + 5;
-    let event = |n| issued(day_ms() - n * 60_000, A, &[1], 50);
+    let event = |n: u64| issued(day_ms() - n * 60_000, A, &[1], 50);
     store.deliver(&batch(Uuid::new_v4(), 0, (0..minutes).map(event).collect())).await.unwrap();
     let answer = store.report(Report::IdsPerSecond, &scope(0)).await.unwrap();
     assert_eq!((answer.rows.len(), answer.truncated), (ROWS_MAX, true));

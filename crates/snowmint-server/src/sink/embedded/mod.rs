@@ -222,7 +222,8 @@ impl Database {
         if self.connection.is_none() {
             self.connection = Some(match open(path) {
                 Err(error) if is_damage(&error) => {
-                    tracing::error!("{}", move_aside(path, error.to_string())?);
+                    let moved = move_aside(path, error.to_string())?;
+                    tracing::error!("{moved}");
                     open(path)?
                 }
                 opened => opened?,
