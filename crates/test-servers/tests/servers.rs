@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
 
-use test_servers::{Etcd, EtcdVersion, ZooKeeper};
+use test_servers::{ClickHouse, Etcd, EtcdVersion, ZooKeeper};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
@@ -123,6 +123,21 @@ async fn zookeeper_says_that_its_port_is_taken() {
     zookeeper.kill(0);
     let _other = TcpListener::bind(zookeeper.address(0)).await.unwrap();
     zookeeper.restart(0).await;
+}
+
+#[tokio::test]
+async fn clickhouse_keeps_what_it_was_told_through_a_kill() {
+    let clickhouse = ClickHouse::start().await;
+    clickhouse.query("CREATE DATABASE kept").await;
+    clickhouse.query("CREATE TABLE kept.numbers (n UInt8) ENGINE = MergeTree ORDER BY n").await;
+    clickhouse.query("INSERT INTO kept.numbers SETTINGS async_insert = 0 VALUES (1), (2)").await;
+    clickhouse.kill();
+    clickhouse.try_query("SELECT 1").await.unwrap_err();
+    clickhouse.restart().await;
+    assert_eq!(clickhouse.query("SELECT sum(n) FROM kept.numbers").await, "3\n");
+    clickhouse.pause();
+    clickhouse.resume();
+    assert_eq!(clickhouse.query("SELECT count() FROM kept.numbers").await, "2\n");
 }
 
 /// The test's process starts another one of itself, which starts servers, and is killed.

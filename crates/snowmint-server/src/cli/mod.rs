@@ -8,6 +8,9 @@ mod config;
 mod id;
 mod load;
 mod parse;
+mod plot;
+mod report;
+mod schema;
 mod server;
 mod server_url;
 
@@ -22,6 +25,7 @@ use comfy_table::{Table, presets};
 use jiff::Timestamp;
 use snowmint::Format;
 
+use crate::clickhouse::ClickHouseError;
 use crate::config::{ConfigError, Loaded};
 use crate::serve::{self, ServeError};
 use cluster::ClusterError;
@@ -56,6 +60,14 @@ enum Command {
     /// Look at the nodes of a cluster, change what they share, and take slots from them
     #[command(subcommand)]
     Cluster(cluster::Command),
+    /// Make and look after the tables in ClickHouse
+    #[command(subcommand)]
+    Schema(schema::Command),
+    /// Say how long the tables in ClickHouse keep what they are given
+    #[command(subcommand)]
+    Retention(schema::RetentionCommand),
+    /// Print what was issued, how fast, and what went wrong: a table and a plot
+    Report(report::Arguments),
     /// Load a server, and check every ID received for duplicates
     Bench(bench::Arguments),
 }
@@ -68,6 +80,9 @@ impl Command {
             Self::Parse(arguments) => parse::run(&arguments, out),
             Self::Config(command) => config::run(&command, out),
             Self::Cluster(command) => cluster::run(&command, out),
+            Self::Schema(command) => schema::run(&command, out),
+            Self::Retention(command) => schema::run_retention(&command, out),
+            Self::Report(arguments) => report::run(&arguments, out),
             Self::Bench(arguments) => bench::run(&arguments, out),
         }
     }
@@ -102,6 +117,8 @@ enum CliError {
     #[error(transparent)]
     Cluster(#[from] ClusterError),
     #[error(transparent)]
+    ClickHouse(#[from] ClickHouseError),
+    #[error(transparent)]
     Load(#[from] LoadError),
     #[error("cannot start")]
     Runtime(#[source] io::Error),
@@ -129,6 +146,7 @@ impl CliError {
         match self {
             _ if self.is_unread() => 0,
             Self::Config(_)
+            | Self::ClickHouse(ClickHouseError::NotConfigured | ClickHouseError::UnknownTable { .. })
             | Self::Cluster(
                 ClusterError::UnknownKey { .. } | ClusterError::Immutable { .. } | ClusterError::Value { .. },
             ) => EXIT_USAGE,

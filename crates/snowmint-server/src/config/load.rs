@@ -518,6 +518,8 @@ mod tests {
             ("datacenter = 32", "the layout 41/5/5/12 has room for 0 to 31"),
             ("worker = 32", "the layout 41/5/5/12 has room for 0 to 31"),
             ("node_name = \"\"", "a name of 1 to 253 bytes is wanted"),
+            ("clickhouse.url = \"localhost:8123\"", "such as http://localhost:8123"),
+            ("clickhouse.url = \"http://me:secret@a\"", "clickhouse.password_file"),
             ("etcd.password_file = \"f\"", "user and password_file are wanted, or neither"),
             ("data_dir = \"\"", "the path of a directory is wanted"),
             ("http.listen = \"\"\ngrpc.listen = \"\"", "both off"),

@@ -3,6 +3,7 @@
 //! [`Config`] is the only list of keys: the file, the environment, the flags and `config show` are read
 //! from it and into it by [`Loaded`]. `docs/configuration.md` describes the keys; a test compares the two.
 
+mod detail;
 mod load;
 mod registry;
 
@@ -16,6 +17,7 @@ use snowmint::{Claim, DEFAULT_EPOCH_MS, EpochError, Layout, SequenceStart, Split
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
+pub use detail::Detail;
 pub use load::{ConfigError, Loaded, Origin, Setting, environment};
 pub use registry::{Registry, Servers};
 
@@ -26,7 +28,7 @@ const DATA_DIR_WITHOUT_HOME: &str = "/var/lib/snowmint";
 const NAME_BYTES_MAX: usize = 253;
 
 /// What a number may be, for every key that is one.
-const RANGES: [(&str, RangeInclusive<u64>); 18] = [
+const RANGES: [(&str, RangeInclusive<u64>); 19] = [
     ("clock.idle_days_max", 1..=36_500),
     ("clock.leap_confirm_s", 1..=86_400),
     ("datacenter", 0..=u16::MAX as u64),
@@ -44,6 +46,7 @@ const RANGES: [(&str, RangeInclusive<u64>); 18] = [
     ("limits.idempotency_keys", 0..=1_000_000),
     ("limits.request_s", 1..=3_600),
     ("limits.wait_ms", 0..=60_000),
+    ("metrics.max_bytes", 16 << 20..=1 << 50),
     ("worker", 0..=u16::MAX as u64),
 ];
 
@@ -75,6 +78,8 @@ pub struct Config {
     pub etcd: Access,
     /// How to talk to `ZooKeeper`.
     pub zookeeper: Access,
+    /// The metrics store of a fleet.
+    pub clickhouse: ClickHouse,
     /// How a worker is held.
     pub lease: Lease,
     /// The serving clock.
@@ -87,6 +92,8 @@ pub struct Config {
     pub journal: Journal,
     /// The log.
     pub log: Log,
+    /// The metrics store.
+    pub metrics: MetricsStore,
 }
 
 /// REST.
@@ -119,6 +126,22 @@ pub struct Access {
     pub cert_file: Option<PathBuf>,
     /// The key of that certificate, as PEM.
     pub key_file: Option<PathBuf>,
+}
+
+/// The metrics store of a fleet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClickHouse {
+    /// Where it speaks HTTP; unset, there is none.
+    pub url: Option<String>,
+    /// Which database the tables are in.
+    pub database: String,
+    /// Who to say we are.
+    pub user: Option<String>,
+    /// The file that has the user's password.
+    pub password_file: Option<PathBuf>,
+    /// The certificate authority that is trusted with TLS, as PEM; unset, the system's.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// How a worker is held.
@@ -202,6 +225,16 @@ pub struct Log {
     pub level: String,
 }
 
+/// The metrics store.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MetricsStore {
+    /// Of which requests there is a row. What reports add up is exact all the same.
+    pub detail: Detail,
+    /// How large the embedded store may get; the oldest rows go first.
+    pub max_bytes: u64,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -217,12 +250,14 @@ impl Default for Config {
             grpc: Grpc::default(),
             etcd: Access::default(),
             zookeeper: Access::default(),
+            clickhouse: ClickHouse::default(),
             lease: Lease::default(),
             clock: Clock::default(),
             id: Ids::default(),
             limits: Limits::default(),
             journal: Journal::default(),
             log: Log::default(),
+            metrics: MetricsStore::default(),
         }
     }
 }
@@ -236,6 +271,12 @@ impl Default for Http {
 impl Default for Grpc {
     fn default() -> Self {
         Self { listen: Listen(Some(SocketAddr::from(([127, 0, 0, 1], 9090)))) }
+    }
+}
+
+impl Default for ClickHouse {
+    fn default() -> Self {
+        Self { url: None, database: "default".to_owned(), user: None, password_file: None, ca_file: None }
     }
 }
 
@@ -279,6 +320,12 @@ impl Default for Limits {
 impl Default for Journal {
     fn default() -> Self {
         Self { durability: Durability::Relaxed, flush_ms: 100, max_bytes: 1 << 30 }
+    }
+}
+
+impl Default for MetricsStore {
+    fn default() -> Self {
+        Self { detail: Detail::Every, max_bytes: 1 << 30 }
     }
 }
 
@@ -332,6 +379,7 @@ impl Config {
         }
         self.etcd.check("etcd.password_file", "etcd.key_file")?;
         self.zookeeper.check("zookeeper.password_file", "zookeeper.key_file")?;
+        self.clickhouse.check()?;
         self.check_listeners()
     }
 
@@ -354,6 +402,25 @@ impl Config {
                             .to_owned(),
                 });
             }
+        }
+        Ok(())
+    }
+}
+
+impl ClickHouse {
+    fn check(&self) -> Result<(), Problem> {
+        let fits = |url: &String| {
+            let authority = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+            authority.is_some_and(|rest| !rest.is_empty() && !rest.contains(['@', '?', '#', ' ']))
+        };
+        if !self.url.as_ref().is_none_or(fits) {
+            let wanted = "the URL of a ClickHouse is wanted, such as http://localhost:8123 or https://ch.example.com:8443; \
+                          clickhouse.user, clickhouse.password_file and clickhouse.database say the rest";
+            return Err(Problem { key: "clickhouse.url", wanted: wanted.to_owned() });
+        }
+        if !(1..=NAME_BYTES_MAX).contains(&self.database.len()) {
+            let wanted = format!("a name of 1 to {NAME_BYTES_MAX} bytes is wanted");
+            return Err(Problem { key: "clickhouse.database", wanted });
         }
         Ok(())
     }

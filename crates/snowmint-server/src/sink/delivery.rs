@@ -12,6 +12,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
+use utoipa::ToSchema;
 
 use super::{Batch, Sink, SinkError};
 use crate::journal::{Journal, JournalError, Lag, Reader};
@@ -45,7 +46,7 @@ pub const SET_ASIDE_FILES_MAX: usize = 100;
 pub const ERROR_BYTES_MAX: usize = 1_000;
 
 /// How a sink is doing.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct SinkStatus {
     /// Which sink.
     pub name: &'static str,
@@ -58,6 +59,7 @@ pub struct SinkStatus {
     /// How many batches were set aside.
     pub refused: u64,
     /// When it last took a batch, if it has since the start.
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub last_success: Option<Timestamp>,
     /// Why it did not take the last one, if it did not.
     pub last_error: Option<String>,
@@ -115,6 +117,48 @@ pub fn start(
     let set_aside = journal.directory().join("set-aside");
     let delivery = Delivery { sink, reader, metrics, state: Arc::clone(&state), set_aside };
     Ok((state, tokio::spawn(delivery.run(stop))))
+}
+
+/// The journal and its sinks, for whoever asks; nothing where nothing is written down.
+#[derive(Default)]
+pub struct RecordsState {
+    /// What happened and is kept.
+    pub journal: Option<Journal>,
+    /// Where it goes.
+    pub sinks: Vec<Arc<SinkState>>,
+}
+
+/// How the journal and its sinks are.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct RecordsHealth {
+    /// How the journal is; `null` where nothing is written down.
+    pub journal: Option<JournalHealth>,
+    /// How its sinks are.
+    pub sinks: Vec<SinkStatus>,
+}
+
+/// How the journal is.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct JournalHealth {
+    /// How much it keeps.
+    pub bytes: u64,
+    /// How many events it was given, since it was made.
+    pub events: u64,
+    /// Why events are shed, if they are.
+    pub problem: Option<String>,
+}
+
+impl RecordsState {
+    /// How they are now.
+    #[must_use]
+    pub fn health(&self) -> RecordsHealth {
+        let journal = self.journal.as_ref().map(|journal| JournalHealth {
+            bytes: journal.bytes(),
+            events: journal.end(),
+            problem: journal.trouble(),
+        });
+        RecordsHealth { journal, sinks: self.sinks.iter().map(|sink| sink.status()).collect() }
+    }
 }
 
 struct Delivery {

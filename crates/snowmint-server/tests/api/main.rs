@@ -4,4 +4,5 @@
 
 mod grpc;
 mod node;
+mod reports;
 mod rest;

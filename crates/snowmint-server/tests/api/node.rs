@@ -20,6 +20,7 @@ use snowmint_server::event::{Events, Keeping};
 use snowmint_server::lease::{Holding, Lease, LeaseSettings};
 use snowmint_server::metrics::Metrics;
 use snowmint_server::registry::{EmbeddedRegistry, Namespace, Owner, Registry, Worker};
+use snowmint_server::report::Reports;
 use snowmint_server::service::Service;
 use snowmint_server::settings::Settings;
 use tempfile::TempDir;
@@ -90,6 +91,19 @@ impl Node {
 
     /// The same, whose `/cluster` shows another registry than the one it uses.
     pub async fn start_showing(limits: Limits, shown: Option<Arc<dyn Registry>>) -> Self {
+        Self::start_of(limits, shown, None).await
+    }
+
+    /// A node that serves `reports`, and does not ask for a slot yet.
+    pub async fn start_reporting(reports: Arc<dyn Reports>) -> Self {
+        Self::start_of(Limits::default(), None, Some(reports)).await
+    }
+
+    async fn start_of(
+        limits: Limits,
+        shown: Option<Arc<dyn Registry>>,
+        reports: Option<Arc<dyn Reports>>,
+    ) -> Self {
         let data = TempDir::new().unwrap();
         let layout = Layout::default();
         let namespace = Namespace {
@@ -119,14 +133,14 @@ impl Node {
         let lease = Lease::new(Arc::clone(&registry), clock, Arc::clone(&holding), metrics, settings);
         let stop = CancellationToken::new();
         let shown = shown.unwrap_or(registry);
-        let state = api::http::State::new(
-            Arc::clone(&service),
-            Arc::clone(&events),
-            shown,
-            "embedded".to_owned(),
-            shared,
-            limits.clone(),
-        );
+        let shown = api::http::Shown {
+            registry: shown,
+            registry_name: "embedded".to_owned(),
+            settings: shared,
+            reports,
+            records: Arc::default(),
+        };
+        let state = api::http::State::new(Arc::clone(&service), Arc::clone(&events), shown, limits.clone());
         let front_ends = vec![
             tokio::spawn(api::http::serve(http_listener, state, stop.clone())),
             tokio::spawn(api::grpc::serve(grpc_listener, service, events, limits, stop.clone())),

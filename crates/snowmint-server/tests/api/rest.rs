@@ -386,6 +386,7 @@ async fn the_description_is_of_what_is_served() {
         "GET /api/v1/openapi.json",
         "GET /api/v1/parse",
         "GET /api/v1/ranges",
+        "GET /api/v1/reports/{name}",
         "GET /livez",
         "GET /metrics",
         "GET /readyz",

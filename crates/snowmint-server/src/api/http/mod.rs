@@ -4,6 +4,7 @@ mod body;
 mod extract;
 mod failure;
 mod idempotency;
+mod reports;
 mod routes;
 
 use std::panic::AssertUnwindSafe;
@@ -32,8 +33,10 @@ use crate::config::Limits;
 use crate::error::{Code, Error};
 use crate::event::{self, Api, Events};
 use crate::registry::Registry;
+use crate::report::Reports;
 use crate::service::Service;
 use crate::settings::Settings;
+use crate::sink::delivery::RecordsState;
 use failure::Failure;
 use idempotency::Answers;
 
@@ -46,14 +49,25 @@ const HEADER_BYTES_MIN: usize = 8_192;
 /// What the handlers work with.
 struct App {
     issuer: Issuer,
-    registry: Arc<dyn Registry>,
-    /// What the registry is called.
-    registry_name: String,
-    settings: Arc<Settings>,
+    shown: Shown,
     /// What the registry had when it was last shown.
     cluster: ArcSwapOption<Cluster>,
     answers: Answers,
     openapi: utoipa::openapi::OpenApi,
+}
+
+/// What is shown beside IDs.
+pub struct Shown {
+    /// What `/cluster` shows.
+    pub registry: Arc<dyn Registry>,
+    /// What it is called.
+    pub registry_name: String,
+    /// The settings that nodes share.
+    pub settings: Arc<Settings>,
+    /// The metrics store that `/reports` asks, if there is one.
+    pub reports: Option<Arc<dyn Reports>>,
+    /// The journal and its sinks, for `/health`.
+    pub records: Arc<RecordsState>,
 }
 
 /// An answer's body: one piece as it is, or whatever the router gives.
@@ -71,21 +85,14 @@ struct FrontEnd {
 }
 
 impl State {
-    /// A front end for `service`; the registry, its name and its settings are what `/cluster` shows.
+    /// A front end for `service`, which has its events taken by `events`.
     #[must_use]
-    pub fn new(
-        service: Arc<Service>,
-        events: Arc<Events>,
-        registry: Arc<dyn Registry>,
-        registry_name: String,
-        settings: Arc<Settings>,
-        limits: Limits,
-    ) -> Self {
+    pub fn new(service: Arc<Service>, events: Arc<Events>, shown: Shown, limits: Limits) -> Self {
         let (router, openapi) = routes::routes(limits.body_bytes);
         let answers = Answers::new(limits.idempotency_keys);
         let cluster = ArcSwapOption::empty();
         let issuer = Issuer::new(service, events);
-        let app = Arc::new(App { issuer, registry, registry_name, settings, cluster, answers, openapi });
+        let app = Arc::new(App { issuer, shown, cluster, answers, openapi });
         let router = router.with_state(Arc::clone(&app));
         Self(Arc::new(FrontEnd { app, router, request_ids: RequestIds::new(), limits }))
     }

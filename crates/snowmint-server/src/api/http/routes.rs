@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::{Body, Bytes};
-use axum::extract::State;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use axum::response::IntoResponse;
@@ -24,6 +25,7 @@ use super::body::{
 use super::extract::{self, BodyLimit, Params};
 use super::failure::{ErrorBody, Failure, Failures};
 use super::idempotency::Batch;
+use super::reports::{self, ReportParams};
 use super::{App, Asker};
 use crate::api::request::{self, Origin};
 use crate::cluster::Cluster;
@@ -31,6 +33,7 @@ use crate::error::{Code, Error};
 use crate::metrics;
 use crate::registry::timestamp;
 use crate::service::{BATCH_IDS_MAX, Health, RANGE_IDS_MAX, Service};
+use crate::sink::delivery::RecordsHealth;
 
 /// The path of the call for one ID.
 pub(super) const ONE_ID: &str = "/api/v1/id";
@@ -39,6 +42,9 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// The bytes an answer with one ID takes, about.
 const ONE_BYTES: usize = 192;
+
+/// The bytes that a row of a report takes, about.
+const REPORTED_BYTES: usize = 160;
 
 /// The bytes that one ID of a list takes in the longest form, about.
 const LISTED_BYTES: usize = 22;
@@ -69,6 +75,7 @@ pub(super) fn routes(body_bytes_max: usize) -> (Router<Arc<App>>, utoipa::openap
         .routes(routes!(get_bounds))
         .routes(routes!(get_health))
         .routes(routes!(get_cluster))
+        .routes(routes!(get_report))
         .routes(routes!(get_openapi))
         .routes(routes!(livez))
         .routes(routes!(readyz))
@@ -210,24 +217,49 @@ async fn get_bounds(
     get,
     path = "/api/v1/health",
     responses(
-        (status = 200, body = Health, description = "healthy, or degraded: it mints"),
-        (status = 503, body = Health, description = "unhealthy: it does not mint")
+        (status = 200, body = NodeHealth, description = "healthy, or degraded: it mints"),
+        (status = 503, body = NodeHealth, description = "unhealthy: it does not mint")
     )
 )]
-async fn get_health(State(app): AppState) -> (StatusCode, Json<Health>) {
-    let health = app.service().health();
-    let status = if health.status == "unhealthy" { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+async fn get_health(State(app): AppState) -> (StatusCode, Json<NodeHealth>) {
+    let health = NodeHealth::new(app.service().health(), app.shown.records.health());
+    let status =
+        if health.service.status == "unhealthy" { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     (status, Json(health))
+}
+
+/// How the node is, and what it writes down.
+#[derive(Serialize, utoipa::ToSchema)]
+struct NodeHealth {
+    #[serde(flatten)]
+    service: Health,
+    #[serde(flatten)]
+    records: RecordsHealth,
+}
+
+impl NodeHealth {
+    fn new(mut service: Health, records: RecordsHealth) -> Self {
+        let problem = records.journal.as_ref().and_then(|journal| journal.problem.as_ref());
+        if let Some(problem) = problem {
+            service.reasons.push(format!("journal: {problem}"));
+        }
+        let failing = records.sinks.iter().filter_map(|sink| Some((sink.name, sink.last_error.as_ref()?)));
+        service.reasons.extend(failing.map(|(name, error)| format!("{name}: {error}")));
+        if service.status == "healthy" && !service.reasons.is_empty() {
+            service.status = "degraded";
+        }
+        Self { service, records }
+    }
 }
 
 /// Datacenters, workers, windows and retired slots, as the registry has them, or last had them while it is away
 #[utoipa::path(get, path = "/api/v1/cluster", responses((status = 200, body = Cluster, description = "what the registry has"), Failures))]
 async fn get_cluster(State(app): AppState) -> Result<Json<Cluster>, Failure> {
-    match app.registry.snapshot().await {
+    match app.shown.registry.snapshot().await {
         Ok(snapshot) => {
             let cluster =
-                Cluster::new(snapshot, app.registry_name.clone(), timestamp(app.service().now_ms()));
-            let cluster = cluster.with_problem(app.settings.current().problem.clone());
+                Cluster::new(snapshot, app.shown.registry_name.clone(), timestamp(app.service().now_ms()));
+            let cluster = cluster.with_problem(app.shown.settings.current().problem.clone());
             app.cluster.store(Some(Arc::new(cluster.clone())));
             Ok(Json(cluster))
         }
@@ -239,6 +271,33 @@ async fn get_cluster(State(app): AppState) -> Result<Json<Cluster>, Failure> {
             Ok(Json(Cluster::clone(&last).gone_stale(error.to_string())))
         }
     }
+}
+
+/// What was issued, how fast, and what went wrong, from this node's metrics store
+///
+/// Latencies are those of requests that got IDs, each counted once however many it got; quantiles are within 1 %.
+/// Drift counts by its absolute value. Error rates are of all requests of that minute and slot. A minute that has
+/// not ended is divided by what has passed of it.
+#[utoipa::path(
+    get,
+    path = "/api/v1/reports/{name}",
+    params(
+        ("name" = String, Path, description = "`ids-per-second`, `latency`, `clock-drift`, `overflow`, `errors`, `daily` or `tables`"),
+        ReportParams
+    ),
+    responses((status = 200, body = reports::Answer, description = "the report"), Failures)
+)]
+async fn get_report(
+    State(app): AppState,
+    name: Result<Path<String>, PathRejection>,
+    Params(params): Params<ReportParams>,
+) -> Result<Response<Body>, Failure> {
+    let report = reports::named(name)?;
+    let scope = params.scope(report, timestamp(app.service().now_ms()))?;
+    let store = app.shown.reports.as_ref().ok_or_else(reports::no_store)?;
+    let rows = store.report(report, &scope).await.map_err(|error| reports::unanswered(report, &error))?;
+    let answer = reports::Answer::new(report, store.name(), &scope, rows);
+    Ok(json(&answer, ONE_BYTES + answer.len() * REPORTED_BYTES))
 }
 
 /// This description
@@ -304,7 +363,7 @@ fn listed(batch: &Batch, form: Form) -> Response<Body> {
 fn parsed(app: &App, text: &str, format: Option<Format>) -> Result<Json<Parsed>, Failure> {
     let id = request::id(text, format)?;
     let origin = Origin::of(id, app.service().layout(), app.service().now_ms());
-    let datacenter_name = app.settings.datacenter_name(origin.parts.slot.datacenter);
+    let datacenter_name = app.shown.settings.datacenter_name(origin.parts.slot.datacenter);
     Ok(Json(Parsed::new(id, &origin, datacenter_name)))
 }
 
@@ -328,7 +387,8 @@ fn missing(parameter: &str) -> Error {
 
 fn json<B: From<Bytes>>(body: &impl Serialize, bytes: usize) -> Response<B> {
     let mut text = Vec::with_capacity(bytes);
-    serde_json::to_writer(&mut text, body).expect("a Vec takes every write, and the body has no maps");
+    serde_json::to_writer(&mut text, body)
+        .expect("a Vec takes every write, and the body has no keys but texts");
     json_response(Bytes::from(text))
 }
 

@@ -1,9 +1,12 @@
 //! The composition root: the only module that names concrete parts, and puts them together.
 
+mod records;
+mod registries;
+
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use snowmint::{Layout, Slot};
 use tokio::net::TcpListener;
@@ -12,28 +15,26 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::clickhouse::ClickHouseError;
 use crate::clock::{self, ClockError, ClockSettings, HostTime, ServingClock};
-use crate::config::{self, Access, Config, Loaded};
-use crate::event::{Events, Keeping};
+use crate::config::{Config, Loaded};
+use crate::event::Events;
+use crate::journal::JournalError;
 use crate::lease::{Holding, Lease, LeaseSettings, Mark, MarkError};
 use crate::metrics::Metrics;
 use crate::observe::Observer;
 use crate::registry::{
-    CLOCK_DRIFT_THRESHOLD_MS, EmbeddedRegistry, EtcdRegistry, EtcdSettings, Namespace, Owner, Registry,
-    RegistryError, Setting, Worker, ZooKeeperRegistry, ZooKeeperSettings, timestamp,
+    CLOCK_DRIFT_THRESHOLD_MS, Namespace, Owner, Registry, RegistryError, Setting, Worker, timestamp,
 };
 use crate::service::Service;
 use crate::settings::Settings;
 use crate::{api, log};
+use records::Records;
+pub(crate) use registries::existing_registry;
 
 /// How long giving the slot back may take at the end, in milliseconds. With the front ends' own bound it
 /// keeps a stop under 10 s.
 const RETIRE_MS_MAX: u64 = 3_000;
-
-/// For how long a registry whose servers do not answer is tried at the start, in milliseconds, and the pause
-/// between two tries.
-const OPEN_WAIT_MS: u64 = 10_000;
-const OPEN_PAUSE_MS: u64 = 250;
 
 /// How long the start waits for a slot before it says that there is none yet, in milliseconds.
 const SLOT_WAIT_MS: u64 = 2_000;
@@ -65,6 +66,12 @@ pub enum ServeError {
     /// The registry knows less than this node, or the data directory cannot be used.
     #[error(transparent)]
     Mark(#[from] MarkError),
+    /// The journal cannot be used.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// ClickHouse cannot be used as it is configured.
+    #[error(transparent)]
+    ClickHouse(#[from] ClickHouseError),
     /// The registry is of another epoch or layout.
     #[error(
         "{key} is {configured} in the configuration and {stands} in the registry {registry}: IDs of both would \
@@ -98,9 +105,9 @@ pub fn run(loaded: &Loaded) -> Result<(), ServeError> {
 pub async fn serve(config: &Config, stop: CancellationToken) -> Result<(), ServeError> {
     let listeners = Listeners::bind(config).await?;
     let namespace_wanted = namespace(config);
-    let registry = registry(config)?;
-    let namespace = open(&*registry, &namespace_wanted, &stop).await?;
-    check_agreement(&namespace_wanted, &namespace, &registry_name(config))?;
+    let registry = registries::registry(config)?;
+    let namespace = registries::open(&*registry, &namespace_wanted, &stop).await?;
+    check_agreement(&namespace_wanted, &namespace, &registries::name(config))?;
     let layout = Layout::new(namespace.layout, namespace.epoch_ms)
         .expect("the epoch is the configuration's, which was checked");
     let mark = Mark::new(&config.data_dir)?;
@@ -125,7 +132,8 @@ pub async fn serve(config: &Config, stop: CancellationToken) -> Result<(), Serve
         config.limits.wait_ms,
     ));
     let worker = worker(config, &mark, listeners.advertised(), clock.now_ms())?;
-    let events = Arc::new(Events::new(Arc::clone(&metrics), Keeping::Off));
+    let records = Records::start(config, layout, &metrics)?;
+    let events = Arc::clone(records.events());
     let lease_settings =
         lease_settings(config, layout, worker, Arc::clone(&settings), Arc::new(mark), Arc::clone(&events));
     let lease = Lease::new(
@@ -160,7 +168,8 @@ pub async fn serve(config: &Config, stop: CancellationToken) -> Result<(), Serve
             stop.clone(),
         )),
     ];
-    for front_end in listeners.serve(config, &service, &events, &registry, &settings, &stop) {
+    let shown = Shown { registry, settings, records: &records };
+    for front_end in listeners.serve(config, &service, &shown, &stop) {
         ended(front_end).await;
     }
     retire.cancel();
@@ -172,6 +181,8 @@ pub async fn serve(config: &Config, stop: CancellationToken) -> Result<(), Serve
     for task in background {
         ended(task).await;
     }
+    // Last of all: what happened until here is written down, too.
+    records.stop().await;
     tracing::info!("stopped");
     Ok(())
 }
@@ -184,82 +195,6 @@ fn namespace(config: &Config) -> Namespace {
         layout: config.id.layout,
         max_sequence: config.id.max_sequence(),
         clock_drift_threshold_ms: CLOCK_DRIFT_THRESHOLD_MS,
-    }
-}
-
-/// The registry that the configuration names.
-fn registry(config: &Config) -> Result<Arc<dyn Registry>, RegistryError> {
-    match &config.registry {
-        config::Registry::Embedded => Ok(Arc::new(EmbeddedRegistry::new(&config.data_dir)?)),
-        _ => existing_registry(config),
-    }
-}
-
-/// The same for whoever only looks: an embedded registry that is not there is not made.
-pub(crate) fn existing_registry(config: &Config) -> Result<Arc<dyn Registry>, RegistryError> {
-    let ttl_s = config.lease.ttl_s;
-    match &config.registry {
-        config::Registry::Embedded => Ok(Arc::new(EmbeddedRegistry::existing(&config.data_dir)?)),
-        config::Registry::Etcd(servers) => Ok(Arc::new(EtcdRegistry::new(EtcdSettings {
-            servers: servers.addresses.clone(),
-            tls: servers.tls,
-            ca_file: config.etcd.ca_file.clone(),
-            identity: config.etcd.cert_file.clone().zip(config.etcd.key_file.clone()),
-            user: user(&config.etcd, "etcd.password_file")?,
-            ttl_s,
-        })?)),
-        config::Registry::ZooKeeper { servers, chroot } => {
-            Ok(Arc::new(ZooKeeperRegistry::new(ZooKeeperSettings {
-                servers: servers.addresses.clone(),
-                chroot: chroot.clone(),
-                tls: servers.tls,
-                ca_file: config.zookeeper.ca_file.clone(),
-                identity: config.zookeeper.cert_file.clone().zip(config.zookeeper.key_file.clone()),
-                user: user(&config.zookeeper, "zookeeper.password_file")?,
-                ttl_s,
-            })?))
-        }
-    }
-}
-
-/// The user and the password, which is read from its file.
-fn user(access: &Access, key: &'static str) -> Result<Option<(String, String)>, RegistryError> {
-    let (Some(user), Some(file)) = (&access.user, &access.password_file) else { return Ok(None) };
-    let password = std::fs::read_to_string(file).map_err(|source| RegistryError::Settings {
-        key,
-        problem: format!("{}: {source}", file.display()),
-    })?;
-    Ok(Some((user.clone(), password.trim_end_matches(['\r', '\n']).to_owned())))
-}
-
-/// The registry, for people.
-fn registry_name(config: &Config) -> String {
-    match &config.registry {
-        config::Registry::Embedded => format!("embedded in {}", config.data_dir.display()),
-        registry => registry.to_string(),
-    }
-}
-
-/// Opens the namespace. Servers that do not answer yet are waited for: all may be starting at once.
-async fn open(
-    registry: &dyn Registry,
-    wanted: &Namespace,
-    stop: &CancellationToken,
-) -> Result<Namespace, RegistryError> {
-    let started = Instant::now();
-    let mut told = false;
-    loop {
-        match registry.open(wanted).await {
-            Err(error @ (RegistryError::Server { .. } | RegistryError::TimedOut))
-                if started.elapsed() < Duration::from_millis(OPEN_WAIT_MS) && !stop.is_cancelled() =>
-            {
-                if !std::mem::replace(&mut told, true) {
-                    tracing::warn!("{error}; trying for {OPEN_WAIT_MS} ms");
-                }
-                tokio::time::sleep(Duration::from_millis(OPEN_PAUSE_MS)).await;
-            }
-            known => return known,
-        }
     }
 }
 
@@ -349,6 +284,13 @@ async fn follow_settings(
     settings.run(registry, apply, stop).await;
 }
 
+/// What the front ends show beside the service.
+struct Shown<'a> {
+    registry: Arc<dyn Registry>,
+    settings: Arc<Settings>,
+    records: &'a Records,
+}
+
 /// The front ends' sockets, bound before anything else is touched: a port in use leaves no trace.
 struct Listeners {
     http: Option<(TcpListener, SocketAddr)>,
@@ -377,22 +319,20 @@ impl Listeners {
         self,
         config: &Config,
         service: &Arc<Service>,
-        events: &Arc<Events>,
-        registry: &Arc<dyn Registry>,
-        settings: &Arc<Settings>,
+        shown: &Shown<'_>,
         stop: &CancellationToken,
     ) -> Vec<JoinHandle<()>> {
-        let limits = config.limits.clone();
+        let (limits, events) = (config.limits.clone(), shown.records.events());
         let mut front_ends = Vec::new();
         if let Some((listener, _)) = self.http {
-            let state = api::http::State::new(
-                Arc::clone(service),
-                Arc::clone(events),
-                Arc::clone(registry),
-                config.registry.to_string(),
-                Arc::clone(settings),
-                limits.clone(),
-            );
+            let shown = api::http::Shown {
+                registry: Arc::clone(&shown.registry),
+                registry_name: config.registry.to_string(),
+                settings: Arc::clone(&shown.settings),
+                reports: shown.records.reports(),
+                records: shown.records.state(),
+            };
+            let state = api::http::State::new(Arc::clone(service), Arc::clone(events), shown, limits.clone());
             front_ends.push(tokio::spawn(api::http::serve(listener, state, stop.clone())));
         }
         if let Some((listener, _)) = self.grpc {
@@ -471,7 +411,7 @@ async fn announce(
             tokio::select! { () = stop.cancelled() => return, slot = slot => slot }
         }
     };
-    let registry = registry_name(&config);
+    let registry = registries::name(&config);
     Greeting { addresses, slot, registry, layout }.give(log::is_json(&config.log));
 }
 

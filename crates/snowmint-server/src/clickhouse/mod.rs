@@ -1,0 +1,234 @@
+//! ClickHouse: the connection, the schema in it, and how long it keeps what it is given.
+//!
+//! What is written there is in [`crate::sink::clickhouse`], what is read in [`crate::report::clickhouse`].
+
+pub mod retention;
+pub mod schema;
+mod tls;
+
+use std::fmt;
+use std::fs;
+use std::time::Duration;
+
+use clickhouse::Client;
+use clickhouse::error::Error;
+use serde_json::Value;
+
+use crate::config;
+
+/// The longest a question may take, in milliseconds.
+const QUERY_MS_MAX: u64 = 30_000;
+
+/// The longest a change of the schema may take, in milliseconds: merging a large table takes its time.
+const CHANGE_MS_MAX: u64 = 3_600_000;
+
+/// How much of what ClickHouse says about an error is told on, in bytes.
+pub const MESSAGE_BYTES_MAX: usize = 500;
+
+/// A ClickHouse, and who to be there. Nothing is sent before something is asked.
+#[derive(Clone)]
+pub struct ClickHouse {
+    /// With the database.
+    client: Client,
+    /// Without: for making it.
+    server: Client,
+    url: String,
+    database: String,
+}
+
+impl fmt::Debug for ClickHouse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ClickHouse {self}")
+    }
+}
+
+/// Where it is, for people.
+impl fmt::Display for ClickHouse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, database {}", self.url, self.database)
+    }
+}
+
+/// What does not work with a ClickHouse.
+#[derive(Debug, thiserror::Error)]
+pub enum ClickHouseError {
+    /// There is none in the configuration.
+    #[error("clickhouse.url is not set: the URL of a ClickHouse is wanted, such as http://localhost:8123")]
+    NotConfigured,
+    /// The configuration has something that cannot be used.
+    #[error("{key}: {problem}")]
+    Settings {
+        /// Which key.
+        key: &'static str,
+        /// Why.
+        problem: String,
+    },
+    /// It cannot be reached, or the connection broke.
+    #[error("ClickHouse at {at} cannot be reached: {problem}")]
+    Unreachable {
+        /// Where.
+        at: String,
+        /// Why.
+        problem: String,
+    },
+    /// It does not answer.
+    #[error("ClickHouse at {at} did not answer within {after_ms} ms")]
+    TimedOut {
+        /// Where.
+        at: String,
+        /// How long it was waited for.
+        after_ms: u64,
+    },
+    /// It answered with an error.
+    #[error("ClickHouse at {at} says: {problem}")]
+    Answer {
+        /// Where.
+        at: String,
+        /// The number of ClickHouse's error, if it has one.
+        code: Option<u32>,
+        /// Its text, cut to [`MESSAGE_BYTES_MAX`].
+        problem: String,
+    },
+    /// What was to be sent cannot be written down, or what came cannot be read.
+    #[error("ClickHouse at {at} and this snowmint do not understand each other: {problem}")]
+    Format {
+        /// Where.
+        at: String,
+        /// Why.
+        problem: String,
+    },
+    /// The schema knows no such table.
+    #[error("{table:?} has no retention: there are {known}")]
+    UnknownTable {
+        /// What was asked for.
+        table: String,
+        /// What there is.
+        known: String,
+    },
+}
+
+impl ClickHouse {
+    /// The one that the configuration names.
+    pub fn new(config: &config::ClickHouse) -> Result<Self, ClickHouseError> {
+        let url = config.url.clone().ok_or(ClickHouseError::NotConfigured)?;
+        let mut server = tls::client(&url, config.ca_file.as_deref())?
+            .with_url(&url)
+            .with_product_info("snowmint", env!("CARGO_PKG_VERSION"))
+            // Answers that are numbers, not texts of numbers.
+            .with_setting("output_format_json_quote_64bit_integers", "0")
+            // What is inserted through a Distributed table is there when that is answered.
+            .with_setting("distributed_foreground_insert", "1");
+        if let Some(user) = &config.user {
+            server = server.with_user(user);
+        }
+        if let Some(file) = &config.password_file {
+            let password = fs::read_to_string(file).map_err(|error| ClickHouseError::Settings {
+                key: "clickhouse.password_file",
+                problem: format!("{}: {error}", file.display()),
+            })?;
+            server = server.with_password(password.trim_end_matches(['\r', '\n']));
+        }
+        let client = server.clone().with_database(&config.database);
+        Ok(Self { client, server, url, database: config.database.clone() })
+    }
+
+    /// Rows of an answer, each as its columns in order.
+    pub async fn rows(
+        &self,
+        sql: &str,
+        params: &[(&str, Value)],
+    ) -> Result<Vec<Vec<Value>>, ClickHouseError> {
+        let mut query = self.client.query_raw(sql);
+        for (name, value) in params {
+            query = query.param(name, value);
+        }
+        let answer = async { query.fetch_bytes("JSONCompactEachRow")?.collect().await };
+        let answer = self.within(QUERY_MS_MAX, answer).await?;
+        let row = |line: &[u8]| serde_json::from_slice(line).map_err(|error| self.unreadable(&error));
+        answer.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(row).collect()
+    }
+
+    /// Changes something.
+    pub async fn execute(&self, sql: &str) -> Result<(), ClickHouseError> {
+        self.within(CHANGE_MS_MAX, self.client.query_raw(sql).execute()).await
+    }
+
+    /// Makes the database if there is none.
+    async fn make_database(&self, on_cluster: &str) -> Result<(), ClickHouseError> {
+        let sql = format!("CREATE DATABASE IF NOT EXISTS {}{on_cluster}", identifier(&self.database));
+        self.within(QUERY_MS_MAX, self.server.query_raw(&sql).execute()).await
+    }
+
+    /// For inserts.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Waits for an answer for so long.
+    pub(crate) async fn within<T>(
+        &self,
+        ms_max: u64,
+        answer: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, ClickHouseError> {
+        match tokio::time::timeout(Duration::from_millis(ms_max), answer).await {
+            Ok(answer) => answer.map_err(|error| self.error(&error)),
+            Err(_) => Err(ClickHouseError::TimedOut { at: self.url.clone(), after_ms: ms_max }),
+        }
+    }
+
+    fn error(&self, error: &Error) -> ClickHouseError {
+        let at = self.url.clone();
+        match error {
+            Error::Network(source) => {
+                ClickHouseError::Unreachable { at, problem: shortened(&with_causes(source.as_ref())) }
+            }
+            Error::BadResponse(text) => {
+                ClickHouseError::Answer { at, code: error_code(text), problem: shortened(text) }
+            }
+            error => ClickHouseError::Format { at, problem: shortened(&error.to_string()) },
+        }
+    }
+
+    fn unreadable(&self, error: &dyn fmt::Display) -> ClickHouseError {
+        ClickHouseError::Format { at: self.url.clone(), problem: error.to_string() }
+    }
+}
+
+/// A name as ClickHouse wants it where it may be anything.
+fn identifier(name: &str) -> String {
+    format!("`{}`", name.replace('\\', "\\\\").replace('`', "\\`"))
+}
+
+/// `Code: 60. DB::Exception: …`
+fn error_code(text: &str) -> Option<u32> {
+    let (_, rest) = text.split_once("Code: ")?;
+    rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+fn shortened(text: &str) -> String {
+    let text = text.trim();
+    if text.len() <= MESSAGE_BYTES_MAX {
+        return text.to_owned();
+    }
+    format!("{}…", &text[..text.floor_char_boundary(MESSAGE_BYTES_MAX)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_clickhouse_says_is_told_on_in_part() {
+        let text = "Code: 60. DB::Exception: Unknown table expression identifier 'x'. (UNKNOWN_TABLE)";
+        assert_eq!(error_code(text), Some(60));
+        assert_eq!(error_code("503 Service Unavailable"), None);
+        assert_eq!(shortened(text), text);
+        assert_eq!(shortened(&"ö".repeat(MESSAGE_BYTES_MAX)).len(), MESSAGE_BYTES_MAX + "…".len());
+        assert_eq!(identifier("a`b"), "`a\\`b`");
+    }
+}

@@ -1,0 +1,8 @@
+//! The metrics stores: the same numbers from each on the same events.
+#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(missing_docs, unreachable_pub, reason = "tests")]
+
+#[allow(dead_code, reason = "a store's own tests use more of it")]
+mod contract;
+
+mod embedded;
