@@ -159,7 +159,7 @@ async fn servers_end_with_a_test_process_that_is_killed() {
         .unwrap();
     let mut said = BufReader::new(process.stdout.take().unwrap()).lines();
     let mut servers: Vec<SocketAddr> = Vec::new();
-    while servers.len() < 2 {
+    while servers.len() < 3 {
         let line = said.next_line().await.unwrap().expect("it says where its servers are");
         servers.extend(line.strip_prefix("server ").map(|address| address.parse::<SocketAddr>().unwrap()));
     }
@@ -179,7 +179,9 @@ async fn servers_end_with_a_test_process_that_is_killed() {
 
 #[allow(clippy::print_stdout, reason = "the other process reads it")]
 async fn serve_forever() {
-    let (etcd, zookeeper) = tokio::join!(Etcd::start(EtcdVersion::V3_5, 1), ZooKeeper::start(1));
-    println!("\nserver {}\nserver {}", etcd.address(0), zookeeper.address(0));
+    let (etcd, zookeeper, clickhouse) =
+        tokio::join!(Etcd::start(EtcdVersion::V3_5, 1), ZooKeeper::start(1), ClickHouse::start());
+    let clickhouse = clickhouse.url().replace("http://", "");
+    println!("\nserver {}\nserver {}\nserver {clickhouse}", etcd.address(0), zookeeper.address(0));
     std::future::pending::<()>().await;
 }

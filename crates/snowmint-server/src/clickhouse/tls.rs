@@ -66,3 +66,20 @@ fn trusting(file: &Path, provider: CryptoProvider) -> Result<ClientConfig, Click
 fn unfit(problem: &str) -> ClickHouseError {
     ClickHouseError::Settings { key: "clickhouse.ca_file", problem: problem.to_owned() }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_without_a_certificate_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("ca.pem");
+        let refusal = || client("https://localhost", Some(&file)).err().unwrap().to_string();
+        assert!(refusal().starts_with(&format!("clickhouse.ca_file: {}: ", file.display())), "{}", refusal());
+        std::fs::write(&file, "no certificate").unwrap();
+        assert!(refusal().ends_with("it has no certificate in PEM form"), "{}", refusal());
+        assert!(client("http://localhost", None).is_ok());
+    }
+}
