@@ -3,6 +3,7 @@
 //! It lies two days back, so that no store's retention touches it, and ends in a minute that has not ended.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -24,10 +25,13 @@ const ROUNDING: f64 = 1e-6;
 pub const A: Slot = Slot { datacenter: 0, worker: 5 };
 pub const B: Slot = Slot { datacenter: 1, worker: 0 };
 
-/// Where the history's day starts, in Unix milliseconds.
+/// Where the history's day starts, in Unix milliseconds: the same day, also when midnight passes.
 pub fn day_ms() -> u64 {
-    let now_ms = u64::try_from(Timestamp::now().as_millisecond()).unwrap();
-    now_ms - now_ms % DAY_MS - 2 * DAY_MS
+    static DAY: LazyLock<u64> = LazyLock::new(|| {
+        let now_ms = u64::try_from(Timestamp::now().as_millisecond()).unwrap();
+        now_ms - now_ms % DAY_MS - 2 * DAY_MS
+    });
+    *DAY
 }
 
 pub fn iso(ms: u64) -> String {

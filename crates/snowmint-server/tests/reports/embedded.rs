@@ -5,6 +5,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use serde_json::json;
+use snowmint::Slot;
 use snowmint_server::config::{Detail, MetricsStore};
 use snowmint_server::event::Event;
 use snowmint_server::report::{ROWS_MAX, Report, Reports};
@@ -68,6 +69,20 @@ async fn a_batch_that_was_cut_differently_counts_once() {
     store.deliver(&batch(journal, 0, events[..30].to_vec())).await.unwrap();
     store.deliver(&batch(journal, 10, events[10..].to_vec())).await.unwrap();
     check_answers(&store).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_share_a_data_directory_share_the_store() {
+    let directory = TempDir::new().unwrap();
+    let deliver = async |worker: u16| {
+        let (store, journal) = (store(directory.path()), Uuid::new_v4());
+        for first in (0..2_000).step_by(100) {
+            let event = |n: u64| issued(day_ms() + first + n, Slot { datacenter: 0, worker }, &[3], 50);
+            store.deliver(&batch(journal, first, (0..100).map(event).collect())).await.unwrap();
+        }
+    };
+    tokio::join!(deliver(1), deliver(2), deliver(3));
+    assert_eq!(ids(&store(directory.path())).await, 3 * 2_000 * 3);
 }
 
 #[tokio::test]
