@@ -24,6 +24,8 @@ pub enum Code {
     SequenceOverflow,
     /// The node has no worker slot, or its window is used up and cannot be extended.
     WorkerUnavailable,
+    /// Who got the IDs could not be written down, and has to be.
+    AuditUnavailable,
     /// The node is overloaded, slow, or about to stop.
     ServiceUnavailable,
 }
@@ -33,7 +35,7 @@ struct Row(u16, &'static str, u16, GrpcCode);
 
 impl Code {
     /// Every code, in the order of their numbers.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::InvalidRequest,
         Self::InvalidParameter,
         Self::NotFound,
@@ -42,6 +44,7 @@ impl Code {
         Self::ClockRegression,
         Self::SequenceOverflow,
         Self::WorkerUnavailable,
+        Self::AuditUnavailable,
         Self::ServiceUnavailable,
     ];
 
@@ -56,6 +59,7 @@ impl Code {
             Self::ClockRegression    => Row(3000, "CLOCK_REGRESSION",    503, GrpcCode::Unavailable),
             Self::SequenceOverflow   => Row(3001, "SEQUENCE_OVERFLOW",   503, GrpcCode::ResourceExhausted),
             Self::WorkerUnavailable  => Row(3002, "WORKER_UNAVAILABLE",  503, GrpcCode::Unavailable),
+            Self::AuditUnavailable   => Row(3003, "AUDIT_UNAVAILABLE",   503, GrpcCode::Unavailable),
             Self::ServiceUnavailable => Row(3004, "SERVICE_UNAVAILABLE", 503, GrpcCode::Unavailable),
         }
     }

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
 
 use axum::http::HeaderValue;
 use crossbeam_queue::ArrayQueue;
@@ -38,6 +40,8 @@ pub enum What {
     Overflowed(Overflowed),
     /// A worker slot was taken, lost, or given back.
     Slot(SlotLife),
+    /// The node measured itself.
+    Measured(Measured),
 }
 
 /// IDs that were issued to one request.
@@ -118,6 +122,15 @@ pub struct SlotLife {
     pub note: String,
 }
 
+/// What a node measured of itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// The slot of the node, if it held one.
+    pub slot: Option<Slot>,
+    /// Names, as in `/metrics`, and values.
+    pub values: Vec<(Cow<'static, str>, f64)>,
+}
+
 /// What became of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Turn {
@@ -140,7 +153,7 @@ pub struct Request {
     /// The request's ID.
     #[serde(with = "header")]
     pub request_id: Option<HeaderValue>,
-    /// Over which interface, such as `v1` for REST.
+    /// Over which interface.
     pub api: Api,
 }
 
@@ -157,6 +170,22 @@ pub enum Api {
 }
 
 impl Request {
+    /// What is kept of a request. Headers are copied: as they came, they keep the whole buffer they were read
+    /// into.
+    #[must_use]
+    pub fn new(
+        client_ip: Option<IpAddr>,
+        user_agent: Option<&HeaderValue>,
+        request_id: &HeaderValue,
+        api: Api,
+    ) -> Self {
+        let copy = |value: &HeaderValue| {
+            let bytes = value.as_bytes();
+            HeaderValue::from_bytes(&bytes[..bytes.len().min(USER_AGENT_BYTES_MAX)]).ok()
+        };
+        Self { client_ip, user_agent: user_agent.and_then(copy), request_id: copy(request_id), api }
+    }
+
     /// The user agent as text; empty where there is none.
     #[must_use]
     pub fn user_agent(&self) -> Cow<'_, str> {
@@ -186,26 +215,39 @@ pub struct Taken {
     pub kept: Option<Kept>,
 }
 
+/// Whether events are written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeping {
+    /// They are not.
+    Off,
+    /// Soon after.
+    Relaxed,
+    /// Before a request for IDs is answered.
+    Strict,
+}
+
 /// Where events are taken. Bounded: one that finds it full is shed, and counted.
 pub struct Events {
     queue: ArrayQueue<Taken>,
-    metrics: std::sync::Arc<Metrics>,
-    /// Whether anybody writes them down.
-    written: bool,
+    metrics: Arc<Metrics>,
+    keeping: Keeping,
+    /// Who writes them down, to be woken where somebody waits.
+    writer: OnceLock<Thread>,
 }
 
 impl Events {
-    /// Room for [`EVENTS_MAX`] events; where nothing is `written` down, for none.
+    /// Room for [`EVENTS_MAX`] events; where they are not written down, for none.
     #[must_use]
-    pub fn new(metrics: std::sync::Arc<Metrics>, written: bool) -> Self {
-        Self { queue: ArrayQueue::new(if written { EVENTS_MAX } else { 1 }), metrics, written }
+    pub fn new(metrics: Arc<Metrics>, keeping: Keeping) -> Self {
+        let room = if keeping == Keeping::Off { 1 } else { EVENTS_MAX };
+        Self { queue: ArrayQueue::new(room), metrics, keeping, writer: OnceLock::new() }
     }
 
-    /// Whether it is worth making an event.
+    /// Whether they are written down.
     #[inline]
     #[must_use]
-    pub fn is_written(&self) -> bool {
-        self.written
+    pub fn keeping(&self) -> Keeping {
+        self.keeping
     }
 
     /// Takes an event: no lock, no system call.
@@ -218,13 +260,21 @@ impl Events {
     pub async fn keep(&self, event: Event) -> bool {
         let (kept, told) = oneshot::channel();
         self.push(Taken { event, kept: Some(kept) });
+        if let Some(writer) = self.writer.get() {
+            writer.unpark();
+        }
         told.await.is_ok()
     }
 
     fn push(&self, taken: Taken) {
-        if self.written && self.queue.push(taken).is_err() {
+        if self.keeping != Keeping::Off && self.queue.push(taken).is_err() {
             self.metrics.events_shed.inc();
         }
+    }
+
+    /// Names the thread that writes them down. The first is the only one.
+    pub fn set_writer(&self, writer: Thread) {
+        let _ = self.writer.set(writer);
     }
 
     /// The oldest event that waits, for the one who writes them down.
@@ -280,8 +330,6 @@ mod ranges {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
-    use std::sync::Arc;
-
     use snowmint::Id;
 
     use super::*;
@@ -308,13 +356,13 @@ mod tests {
     #[test]
     fn one_too_many_is_shed_and_counted() {
         let metrics = Arc::new(Metrics::new());
-        let events = Events::new(Arc::clone(&metrics), true);
+        let events = Events::new(Arc::clone(&metrics), Keeping::Relaxed);
         for _ in 0..EVENTS_MAX + 3 {
             events.take(issued());
         }
         assert_eq!(metrics.events_shed.get(), 3);
         assert_eq!(std::iter::from_fn(|| events.next()).count(), EVENTS_MAX);
-        let unwritten = Events::new(metrics, false);
+        let unwritten = Events::new(metrics, Keeping::Off);
         unwritten.take(issued());
         assert!(unwritten.next().is_none());
     }

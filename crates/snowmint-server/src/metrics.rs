@@ -1,12 +1,13 @@
 //! Counters and histograms, under the names of the wire contract. Recording is atomic additions only.
 
-use std::time::Instant;
+use std::borrow::Cow;
+use std::time::{Duration, Instant};
 
 use prometheus::core::Collector;
-use prometheus::proto::MetricFamily;
+use prometheus::proto::{Metric, MetricFamily, MetricType};
 use prometheus::{
-    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts,
-    Registry, TextEncoder,
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 use snowmint::Slot;
 
@@ -21,6 +22,7 @@ const LATENCY_BUCKETS_S: [f64; 14] =
     [1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 5e-4, 1e-3, 2.5e-3, 1e-2, 1e-1, 1.0, 2.5];
 
 const SLOT_LABELS: [&str; 2] = ["datacenter", "worker"];
+const SINK_LABEL: [&str; 1] = ["sink"];
 
 /// Every metric of the process.
 pub struct Metrics {
@@ -38,6 +40,14 @@ pub struct Metrics {
     pub clock_leaps: IntCounter,
     /// `events_shed_total`: events that were not written down, because too many waited.
     pub events_shed: IntCounter,
+    /// `journal_bytes`: what the journal keeps on disk.
+    pub journal_bytes: IntGauge,
+    /// `journal_lost_total`, by sink: events that the journal kept and that could not be read back.
+    pub journal_lost: IntCounterVec,
+    /// `sink_lag_records`, by sink: events in the journal that the sink has not taken yet.
+    pub sink_lag: IntGaugeVec,
+    /// `sink_failures_total`, by sink: batches that it did not take, each time it did not.
+    pub sink_failures: IntCounterVec,
 }
 
 /// The metrics of one slot, looked up once when it is claimed.
@@ -53,11 +63,14 @@ pub struct SlotMetrics {
 }
 
 impl SlotMetrics {
-    /// Counts `count` IDs that were issued to a request which arrived at `arrived`.
+    /// Counts `count` IDs that were issued to a request which arrived at `arrived`, and says how long it took.
+    #[expect(clippy::must_use_candidate, reason = "the time is there for who wants it")]
     #[inline]
-    pub fn record(&self, count: u32, arrived: Instant) {
+    pub fn record(&self, count: u32, arrived: Instant) -> Duration {
+        let took = arrived.elapsed();
         self.issued.inc_by(count.into());
-        self.latency.observe(arrived.elapsed().as_secs_f64());
+        self.latency.observe(took.as_secs_f64());
+        took
     }
 }
 
@@ -97,6 +110,25 @@ impl Metrics {
             events_shed: registered(
                 &registry,
                 valid(IntCounter::new("events_shed_total", "Events that were not written down.")),
+            ),
+            journal_bytes: registered(
+                &registry,
+                valid(IntGauge::new("journal_bytes", "What the journal keeps on disk.")),
+            ),
+            journal_lost: registered(
+                &registry,
+                vec("journal_lost_total", "Events of the journal that could not be read back.", &SINK_LABEL),
+            ),
+            sink_lag: registered(
+                &registry,
+                valid(IntGaugeVec::new(
+                    Opts::new("sink_lag_records", "Events that the sink has not taken yet."),
+                    &SINK_LABEL,
+                )),
+            ),
+            sink_failures: registered(
+                &registry,
+                vec("sink_failures_total", "Batches that the sink did not take.", &SINK_LABEL),
             ),
             clock_leaps: registered(
                 &registry,
@@ -141,6 +173,29 @@ impl Metrics {
     #[must_use]
     pub fn overflows_total(&self) -> u64 {
         total(&self.overflows)
+    }
+
+    /// Every metric as one number, over all its labels: counts, states, and of a histogram its count and sum.
+    #[must_use]
+    pub fn values(&self) -> Vec<(Cow<'static, str>, f64)> {
+        let mut values = Vec::new();
+        for family in self.registry.gather() {
+            let metrics = family.get_metric();
+            let sum = |of: fn(&Metric) -> f64| metrics.iter().map(of).sum::<f64>();
+            let name = family.name().to_owned();
+            match family.get_field_type() {
+                MetricType::COUNTER => values.push((name.into(), sum(|m| m.get_counter().get_value()))),
+                MetricType::GAUGE => values.push((name.into(), sum(|m| m.get_gauge().get_value()))),
+                #[expect(clippy::cast_precision_loss, reason = "a count, for people")]
+                MetricType::HISTOGRAM => {
+                    let count = sum(|m| m.get_histogram().get_sample_count() as f64);
+                    values.push((format!("{name}_count").into(), count));
+                    values.push((format!("{name}_sum").into(), sum(|m| m.get_histogram().get_sample_sum())));
+                }
+                _ => {}
+            }
+        }
+        values
     }
 
     /// All of it in Prometheus' text form.

@@ -12,10 +12,12 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::clock::{self, ClockError, ClockEvent, ClockSettings, HostTime, ServingClock};
+use crate::clock::{self, ClockError, ClockSettings, HostTime, ServingClock};
 use crate::config::{self, Access, Config, Loaded};
+use crate::event::{Events, Keeping};
 use crate::lease::{Holding, Lease, LeaseSettings, Mark, MarkError};
 use crate::metrics::Metrics;
+use crate::observe::Observer;
 use crate::registry::{
     CLOCK_DRIFT_THRESHOLD_MS, EmbeddedRegistry, EtcdRegistry, EtcdSettings, Namespace, Owner, Registry,
     RegistryError, Setting, Worker, ZooKeeperRegistry, ZooKeeperSettings, timestamp,
@@ -123,7 +125,9 @@ pub async fn serve(config: &Config, stop: CancellationToken) -> Result<(), Serve
         config.limits.wait_ms,
     ));
     let worker = worker(config, &mark, listeners.advertised(), clock.now_ms())?;
-    let lease_settings = lease_settings(config, layout, worker, Arc::clone(&settings), Arc::new(mark));
+    let events = Arc::new(Events::new(Arc::clone(&metrics), Keeping::Off));
+    let lease_settings =
+        lease_settings(config, layout, worker, Arc::clone(&settings), Arc::new(mark), Arc::clone(&events));
     let lease = Lease::new(
         Arc::clone(&registry),
         Arc::clone(&clock),
@@ -135,16 +139,19 @@ pub async fn serve(config: &Config, stop: CancellationToken) -> Result<(), Serve
     // The slot goes last: it is given back only when no request can want it any more.
     let retire = CancellationToken::new();
     let lease = tokio::spawn(lease.run(retire.clone()));
-    let on_event = move |event| record_clock_event(&metrics, event);
+    let observer = Arc::new(Observer::new(Arc::clone(&service), metrics, Arc::clone(&events)));
+    let watching = Arc::clone(&observer);
+    let on_event = move |event| watching.clock(event);
+    let until = retire.clone();
     let background = [
         tokio::spawn(clock::run(clock, on_event, retire.clone())),
+        tokio::spawn(async move { observer.run(until).await }),
         tokio::spawn(follow_settings(
             Arc::clone(&settings),
             Arc::clone(&registry),
             Arc::clone(&holding),
             retire.clone(),
         )),
-        tokio::spawn(tick_rate(Arc::clone(&service), retire.clone())),
         tokio::spawn(announce(
             config.clone(),
             layout,
@@ -153,7 +160,7 @@ pub async fn serve(config: &Config, stop: CancellationToken) -> Result<(), Serve
             stop.clone(),
         )),
     ];
-    for front_end in listeners.serve(config, &service, &registry, &settings, &stop) {
+    for front_end in listeners.serve(config, &service, &events, &registry, &settings, &stop) {
         ended(front_end).await;
     }
     retire.cancel();
@@ -309,6 +316,7 @@ fn lease_settings(
     worker: Worker,
     shared: Arc<Settings>,
     mark: Arc<Mark>,
+    events: Arc<Events>,
 ) -> LeaseSettings {
     LeaseSettings {
         layout,
@@ -322,6 +330,7 @@ fn lease_settings(
         sequence_start: config.id.sequence_start,
         shared,
         mark: Some(mark),
+        events,
     }
 }
 
@@ -368,6 +377,7 @@ impl Listeners {
         self,
         config: &Config,
         service: &Arc<Service>,
+        events: &Arc<Events>,
         registry: &Arc<dyn Registry>,
         settings: &Arc<Settings>,
         stop: &CancellationToken,
@@ -377,6 +387,7 @@ impl Listeners {
         if let Some((listener, _)) = self.http {
             let state = api::http::State::new(
                 Arc::clone(service),
+                Arc::clone(events),
                 Arc::clone(registry),
                 config.registry.to_string(),
                 Arc::clone(settings),
@@ -389,6 +400,7 @@ impl Listeners {
             front_ends.push(tokio::spawn(api::grpc::serve(
                 listener,
                 Arc::clone(service),
+                Arc::clone(events),
                 limits,
                 stop.clone(),
             )));
@@ -499,22 +511,6 @@ fn reachable(address: SocketAddr) -> SocketAddr {
         ip if !ip.is_unspecified() => address,
         IpAddr::V4(_) => SocketAddr::from(([127, 0, 0, 1], address.port())),
         IpAddr::V6(_) => SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, address.port())),
-    }
-}
-
-fn record_clock_event(metrics: &Metrics, event: ClockEvent) {
-    match event {
-        ClockEvent::Regressed { .. } => metrics.clock_regressions.inc(),
-        ClockEvent::LeapPending { .. } => metrics.clock_leaps.inc(),
-        ClockEvent::LeapDropped { .. } | ClockEvent::LeapBelieved { .. } => {}
-    }
-    tracing::warn!(corrective_action = %event.corrective_action(), "{event}");
-}
-
-async fn tick_rate(service: Arc<Service>, stop: CancellationToken) {
-    let mut seconds = tokio::time::interval(Duration::from_secs(1));
-    while stop.run_until_cancelled(seconds.tick()).await.is_some() {
-        service.tick_rate();
     }
 }
 

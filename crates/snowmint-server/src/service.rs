@@ -1,15 +1,16 @@
 //! Answers requests for IDs: at once where it can, in arrival order where a millisecond has to pass.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use snowmint::{Generator, Id, IdRange, Layout, Refusal};
+use snowmint::{Generator, Id, IdRange, Layout, Refusal, Slot};
 use tokio::sync::{Mutex, watch};
 
 use crate::clock::ServingClock;
 use crate::error::{Code, Error};
+use crate::event::Overflowed;
 use crate::lease::{Held, Holding};
 use crate::metrics::Metrics;
 use crate::settings::Settings;
@@ -21,8 +22,9 @@ pub const BATCH_IDS_MAX: u32 = 10_000;
 pub const RANGE_IDS_MAX: u32 = 1_000_000;
 
 /// How long a request waits for a window that has just closed while the registry answers, in milliseconds:
-/// after a pause or a step of the clock the lease extends it within a few.
-const EXTENSION_WAIT_MS: u64 = 100;
+/// after a pause or a step of the clock the lease extends it within a few. Where it turns out not to answer any
+/// more, the refusal is still given within 100 ms.
+const EXTENSION_WAIT_MS: u64 = 50;
 
 /// What asking again may wait for where no slot is held, in milliseconds.
 const RETRY_AFTER_MS: u64 = 1_000;
@@ -91,10 +93,11 @@ pub struct Service {
     wait_ms_max: u64,
     /// Whose turn it is. A fair lock: waiters get it in the order they came.
     turn: Mutex<Turn>,
-    /// How many IDs the waiting requests still want. While it is not 0, nobody overtakes them.
-    ids_waited_for: AtomicU64,
+    line: Line,
     started: Instant,
     rate: std::sync::Mutex<Rate>,
+    /// The requests that waited for a millisecond since the last look.
+    burst: std::sync::Mutex<Burst>,
 }
 
 impl Service {
@@ -116,9 +119,10 @@ impl Service {
             layout,
             wait_ms_max,
             turn: Mutex::default(),
-            ids_waited_for: AtomicU64::new(0),
+            line: Line::default(),
             started: Instant::now(),
             rate: std::sync::Mutex::default(),
+            burst: std::sync::Mutex::default(),
         }
     }
 
@@ -134,62 +138,63 @@ impl Service {
         self.clock.now_ms()
     }
 
-    /// One ID, if there is one without waiting. Nothing is used up where there is none.
+    /// One ID, if there is one without waiting, and how long it took. Nothing is used up where there is none.
     #[must_use]
-    pub fn id_now(&self) -> Option<Id> {
-        self.mint_now(1, Instant::now()).map(|range| range.first())
+    pub fn id_now(&self) -> Option<(Id, Duration)> {
+        self.mint_now(1, Instant::now()).map(|(range, took)| (range.first(), took))
     }
 
     /// One ID.
     pub async fn id(&self) -> Result<Id, Refused> {
-        let arrived = Instant::now();
-        if let Some(range) = self.mint_now(1, arrived) {
-            return Ok(range.first());
-        }
-        let ranges = self.wait_for(1, Vec::new(), arrived).await?;
-        Ok(ranges[0].first())
+        Ok(self.mint(1).await?.ranges[0].first())
     }
 
     /// `count` IDs (at least 1) as runs of consecutive ones, in order: all or none.
     pub async fn ranges(&self, count: u32) -> Result<Vec<IdRange>, Refused> {
+        Ok(self.mint(count).await?.ranges)
+    }
+
+    /// The same, and how long it took.
+    pub async fn mint(&self, count: u32) -> Result<Minted, Refused> {
         let arrived = Instant::now();
         match self.mint_now(count, arrived) {
-            Some(range) if range.count() == count => Ok(vec![range]),
-            some => self.wait_for(count, some.into_iter().collect(), arrived).await,
+            Some((range, took)) if range.count() == count => {
+                Ok(Minted { ranges: vec![range], took, waited: Duration::ZERO })
+            }
+            some => self.wait_for(count, some.map(|(range, _)| range).into_iter().collect(), arrived).await,
         }
+    }
+
+    /// The slot that is held, if there is one.
+    #[must_use]
+    pub fn slot(&self) -> Option<Slot> {
+        self.holding.load().as_ref().map(|held| held.generator.slot())
     }
 
     /// The hot path: no lock, no await, no allocation. Where it gives fewer than wanted, or nothing, the
     /// rest has to be waited for.
     #[inline]
-    fn mint_now(&self, wanted: u32, arrived: Instant) -> Option<IdRange> {
-        if self.ids_waited_for.load(Ordering::Relaxed) > 0 {
+    fn mint_now(&self, wanted: u32, arrived: Instant) -> Option<(IdRange, Duration)> {
+        if self.line.ids.load(Ordering::Relaxed) > 0 {
             return None;
         }
         let held = self.holding.load();
         let held = held.as_ref()?;
         let range = held.generator.mint(self.clock.now_ms(), wanted).ok()?;
-        if range.count() == wanted {
-            held.metrics.record(wanted, arrived);
-        }
-        Some(range)
+        let took =
+            if range.count() == wanted { held.metrics.record(wanted, arrived) } else { Duration::ZERO };
+        Some((range, took))
     }
 
     /// Waits, in arrival order, until there are `count` IDs, `taken` being the first of them.
-    async fn wait_for(
-        &self,
-        count: u32,
-        taken: Vec<IdRange>,
-        arrived: Instant,
-    ) -> Result<Vec<IdRange>, Refused> {
-        let arrived_ms = self.clock.now_ms();
-        let result = self.wait_in_line(count, taken, arrived_ms).await;
-        if result.is_ok()
-            && let Some(held) = self.holding.load().as_ref()
-        {
+    async fn wait_for(&self, count: u32, taken: Vec<IdRange>, arrived: Instant) -> Result<Minted, Refused> {
+        let (waiting_from, arrived_ms) = (Instant::now(), self.clock.now_ms());
+        let ranges = self.wait_in_line(count, taken, arrived_ms).await?;
+        let waited = waiting_from.elapsed();
+        if let Some(held) = self.holding.load().as_ref() {
             held.metrics.record(count, arrived);
         }
-        result
+        Ok(Minted { ranges, took: arrived.elapsed(), waited })
     }
 
     async fn wait_in_line(
@@ -206,7 +211,7 @@ impl Service {
         let deadline_ms = arrived_ms + self.wait_ms_max;
         let patience = Duration::from_millis(self.wait_ms_max);
         let Ok(mut turn) = tokio::time::timeout(patience, self.turn.lock()).await else {
-            return Err(self.overflow(count, place.ahead));
+            return Err(self.too_many(count, place.ahead));
         };
         let mut extensions = self.holding.changes();
         let (mut overflowed, mut extension_waited) = (false, false);
@@ -229,7 +234,7 @@ impl Service {
                 Err(Step::Sleep { until_ms }) => {
                     let now_ms = self.clock.now_ms();
                     if !std::mem::replace(&mut overflowed, true) {
-                        self.count_overflow();
+                        self.count_overflow(place.ahead);
                     }
                     if until_ms > deadline_ms {
                         return Err(self.too_late(count, place.ahead, until_ms, now_ms));
@@ -237,6 +242,9 @@ impl Service {
                     self.sleep_for_ids(until_ms, deadline_ms, now_ms, missing).await;
                 }
             }
+        }
+        if overflowed {
+            self.burst().waited(self.clock.now_ms().saturating_sub(arrived_ms));
         }
         Ok(taken)
     }
@@ -252,10 +260,11 @@ impl Service {
 
     /// Joins the line, or is told at once that it is too long.
     fn line_up(&self, missing: u32, count: u32) -> Result<Place<'_>, Refused> {
-        let ahead = self.ids_waited_for.fetch_add(missing.into(), Ordering::Relaxed);
-        let place = Place { line: &self.ids_waited_for, missing, ahead };
+        self.line.requests.fetch_add(1, Ordering::Relaxed);
+        let ahead = self.line.ids.fetch_add(missing.into(), Ordering::Relaxed);
+        let place = Place { line: &self.line, missing, ahead };
         if (ahead + u64::from(missing)) / self.ids_per_ms() > self.wait_ms_max {
-            return Err(self.overflow(count, ahead));
+            return Err(self.too_many(count, ahead));
         }
         Ok(place)
     }
@@ -266,7 +275,10 @@ impl Service {
         let Some(held) = held.as_ref() else {
             return Err(Step::Refuse(Refused::NoSlot(self.holding.absence())));
         };
-        held.generator.mint_since(arrived_ms, self.clock.now_ms(), missing).map_err(|refusal| match refusal {
+        // What passed before the slot was taken is not made up for: whoever waited while it took the place of
+        // another would get IDs below those that the other's generator gave out meanwhile.
+        let since_ms = arrived_ms.max(held.taken_ms);
+        held.generator.mint_since(since_ms, self.clock.now_ms(), missing).map_err(|refusal| match refusal {
             Refusal::Wait { until_ms } | Refusal::ClockBehind { until_ms } => Step::Sleep { until_ms },
             Refusal::WindowClosed { .. } => {
                 let refused = Refused::WindowClosed { registry: self.holding.registry_error() };
@@ -287,10 +299,22 @@ impl Service {
         tokio::time::sleep(Duration::from_nanos(left_ns)).await;
     }
 
-    fn count_overflow(&self) {
+    fn count_overflow(&self, ids_ahead: u64) {
         if let Some(held) = self.holding.load().as_ref() {
             held.metrics.overflows.inc();
+            let queued = self.line.requests.load(Ordering::Relaxed);
+            self.burst().begun(queued, ids_ahead, self.ids_per_ms());
         }
+    }
+
+    fn burst(&self) -> std::sync::MutexGuard<'_, Burst> {
+        self.burst.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// The burst of waiting requests since the last call, if there was one.
+    pub fn overflow(&self) -> Option<Overflowed> {
+        let slot = self.slot()?;
+        std::mem::take(&mut *self.burst()).told(slot)
     }
 
     fn ids_per_ms(&self) -> u64 {
@@ -303,11 +327,11 @@ impl Service {
     fn too_late(&self, wanted: u32, ahead: u64, until_ms: u64, now_ms: u64) -> Refused {
         match until_ms.saturating_sub(now_ms) {
             behind_ms if behind_ms > 1 => Refused::ClockBehind { behind_ms },
-            _ => self.overflow(wanted, ahead),
+            _ => self.too_many(wanted, ahead),
         }
     }
 
-    fn overflow(&self, wanted: u32, ahead: u64) -> Refused {
+    fn too_many(&self, wanted: u32, ahead: u64) -> Refused {
         Refused::Overflow { wanted, ahead, wait_ms_max: self.wait_ms_max }
     }
 
@@ -397,11 +421,16 @@ impl Service {
     /// The metrics, with those brought up to date that are states and not counts.
     #[must_use]
     pub fn render_metrics(&self) -> Vec<u8> {
+        self.refresh_metrics();
+        self.metrics.render()
+    }
+
+    /// Brings those metrics up to date that are states and not counts.
+    pub fn refresh_metrics(&self) {
         if let Some(held) = self.holding.load().as_deref() {
             held.metrics.window_left.set(Duration::from_millis(self.window_left_ms()).as_secs_f64());
         }
         self.metrics.clock_drift.set(self.clock.status().offset_ms);
-        self.metrics.render()
     }
 
     /// To be called by a front end for each request it answers with an error, whoever found it.
@@ -417,6 +446,17 @@ impl Service {
     }
 }
 
+/// IDs that were minted for one request.
+#[derive(Clone, Debug)]
+pub struct Minted {
+    /// Runs of consecutive IDs, in order.
+    pub ranges: Vec<IdRange>,
+    /// From the request's arrival to its IDs.
+    pub took: Duration,
+    /// How much of that it waited for its turn or for a millisecond.
+    pub waited: Duration,
+}
+
 /// What the requests in line tell the ones after them.
 #[derive(Default)]
 struct Turn {
@@ -425,9 +465,17 @@ struct Turn {
     waited_in_vain_at: Option<u64>,
 }
 
+/// The requests that wait.
+#[derive(Default)]
+struct Line {
+    /// How many IDs they still want. While it is not 0, nobody overtakes them.
+    ids: AtomicU64,
+    requests: AtomicU32,
+}
+
 /// A request's place in the line, given up when it is dropped, however the request ends.
 struct Place<'a> {
-    line: &'a AtomicU64,
+    line: &'a Line,
     missing: u32,
     /// How many IDs those before it wanted.
     ahead: u64,
@@ -435,7 +483,8 @@ struct Place<'a> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.line.fetch_sub(self.missing.into(), Ordering::Relaxed);
+        self.line.ids.fetch_sub(self.missing.into(), Ordering::Relaxed);
+        self.line.requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -444,6 +493,41 @@ enum Step {
     Sleep { until_ms: u64 },
     AwaitExtension(Refused),
     Refuse(Refused),
+}
+
+/// Requests that waited for a millisecond, told of together.
+#[derive(Default)]
+struct Burst {
+    count: u32,
+    wait_ms: u64,
+    queued: u32,
+    /// How many milliseconds' IDs were wanted at once, at the most.
+    milliseconds_wanted: u64,
+}
+
+impl Burst {
+    fn begun(&mut self, queued: u32, ids_ahead: u64, ids_per_ms: u64) {
+        self.count = self.count.saturating_add(1);
+        self.queued = self.queued.max(queued);
+        self.milliseconds_wanted = self.milliseconds_wanted.max(1 + ids_ahead / ids_per_ms);
+    }
+
+    fn waited(&mut self, wait_ms: u64) {
+        self.wait_ms = self.wait_ms.max(wait_ms);
+    }
+
+    fn told(self, slot: Slot) -> Option<Overflowed> {
+        #[expect(clippy::cast_precision_loss, reason = "a factor, for people")]
+        let load_factor = self.milliseconds_wanted as f32;
+        let wait_ms = u32::try_from(self.wait_ms).unwrap_or(u32::MAX);
+        (self.count > 0).then_some(Overflowed {
+            slot,
+            count: self.count,
+            wait_ms,
+            queued: self.queued,
+            load_factor,
+        })
+    }
 }
 
 /// The total of IDs, second by second.

@@ -8,7 +8,7 @@
 //! All else is left as it is, durability above all.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use tokio::process::Command;
@@ -51,11 +51,19 @@ impl fmt::Display for EtcdVersion {
 pub struct EtcdSetup {
     version: EtcdVersion,
     nodes: usize,
+    ip: IpAddr,
     tls: bool,
     password: Option<String>,
 }
 
 impl EtcdSetup {
+    /// It listens on this address of the host, and not on loopback.
+    #[must_use]
+    pub fn on(mut self, ip: IpAddr) -> Self {
+        self.ip = ip;
+        self
+    }
+
     /// Clients have to use TLS. [`Etcd::authority`] is what they have to trust.
     #[must_use]
     pub fn tls(mut self) -> Self {
@@ -103,7 +111,7 @@ impl Etcd {
     /// What it is to be like, to be said more of.
     #[must_use]
     pub fn setup(version: EtcdVersion, nodes: usize) -> EtcdSetup {
-        EtcdSetup { version, nodes, tls: false, password: None }
+        EtcdSetup { version, nodes, ip: Ipv4Addr::LOCALHOST.into(), tls: false, password: None }
     }
 
     /// Starts one node or three, and waits until they answer.
@@ -113,7 +121,7 @@ impl Etcd {
 
     async fn new(setup: &EtcdSetup, programs: PathBuf) -> Self {
         let nodes = Nodes::new("etcd", setup.nodes);
-        let mut client_ports = free_ports(2 * setup.nodes);
+        let mut client_ports = free_ports(setup.ip, 2 * setup.nodes);
         let peer_ports = client_ports.split_off(setup.nodes);
         let certificates = if setup.tls { Some(Certificates::make(nodes.directory()).await) } else { None };
         Self { nodes, programs, client_ports, peer_ports, certificates, password: None }

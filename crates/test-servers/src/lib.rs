@@ -10,7 +10,7 @@
 //!
 //! * **Nothing outlives the test.** A value kills its servers when it is dropped, also by a panic. Where the
 //!   test's process itself is killed, the kernel kills them.
-//! * **Everything is on loopback**, on ports below those that the kernel gives to outgoing connections. A
+//! * **Everything is on loopback**, unless it is told another address of this host, and on ports below those that the kernel gives to outgoing connections. A
 //!   client that keeps trying to reach a dead server on one of the latter would be given that very port some
 //!   day, be connected to itself, and keep the server from coming back.
 //! * **Ready means that a client's request was answered.** It is waited for up to [`READY_MS_MAX`].

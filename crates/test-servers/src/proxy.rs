@@ -1,7 +1,8 @@
 //! A network that misbehaves on demand.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Weak};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -24,7 +25,7 @@ const START_ATTEMPTS_MAX: usize = 5;
 pub struct Proxy {
     port: Port,
     upstream: SocketAddr,
-    mode: watch::Sender<Mode>,
+    mode: Arc<watch::Sender<Mode>>,
     /// Accepts connections, and has them all. Empty while they are refused.
     listening: Mutex<Option<JoinHandle<()>>>,
 }
@@ -35,6 +36,7 @@ enum Mode {
     Refuse,
     Blackhole,
     SwallowReplies,
+    SwallowRepliesTo(&'static str),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +56,9 @@ impl Direction {
     /// Nothing where it is held back.
     fn fate(self, mode: Mode) -> Option<Fate> {
         match (mode, self) {
-            (Mode::Pass, _) | (Mode::SwallowReplies, Self::Requests) => Some(Fate::Forward),
+            (Mode::Pass | Mode::SwallowRepliesTo(_), _) | (Mode::SwallowReplies, Self::Requests) => {
+                Some(Fate::Forward)
+            }
             (Mode::SwallowReplies, Self::Replies) => Some(Fate::Swallow),
             (Mode::Blackhole | Mode::Refuse, _) => None,
         }
@@ -65,10 +69,10 @@ impl Proxy {
     /// Listens on a port of its own, and passes everything on to `upstream`.
     pub async fn start(upstream: SocketAddr) -> Self {
         for _ in 0..START_ATTEMPTS_MAX {
-            let port = free_ports(1).remove(0);
+            let port = free_ports(Ipv4Addr::LOCALHOST.into(), 1).remove(0);
             if let Ok(listener) = TcpListener::bind(port.address()).await {
-                let mode = watch::Sender::new(Mode::Pass);
-                let listening = tokio::spawn(listen(listener, upstream, mode.subscribe()));
+                let mode = Arc::new(watch::Sender::new(Mode::Pass));
+                let listening = tokio::spawn(listen(listener, upstream, Control::of(&mode)));
                 return Self { port, upstream, mode, listening: Mutex::new(Some(listening)) };
             }
         }
@@ -106,6 +110,19 @@ impl Proxy {
         self.change(Mode::SwallowReplies).await;
     }
 
+    /// From now on, everything is passed on until a client says `text`: the reply to that is swallowed, and
+    /// every reply after it, of any connection.
+    pub async fn swallow_replies_to(&self, text: &'static str) {
+        self.change(Mode::SwallowRepliesTo(text)).await;
+    }
+
+    /// Waits until replies are swallowed.
+    pub async fn swallowing(&self) {
+        let mut mode = self.mode.subscribe();
+        let waited = mode.wait_for(|mode| *mode == Mode::SwallowReplies).await;
+        waited.expect("this proxy has the other end");
+    }
+
     async fn change(&self, mode: Mode) {
         let mut listening = self.listening.lock().await;
         self.mode.send_replace(mode);
@@ -113,21 +130,21 @@ impl Proxy {
             let listener = TcpListener::bind(self.addr()).await;
             let listener =
                 listener.unwrap_or_else(|error| panic!("{} was taken meanwhile: {error}", self.addr()));
-            *listening = Some(tokio::spawn(listen(listener, self.upstream, self.mode.subscribe())));
+            *listening = Some(tokio::spawn(listen(listener, self.upstream, Control::of(&self.mode))));
         }
     }
 }
 
 /// Serves connections until they are to be refused, or the proxy is gone.
-async fn listen(listener: TcpListener, upstream: SocketAddr, mode: watch::Receiver<Mode>) {
+async fn listen(listener: TcpListener, upstream: SocketAddr, control: Control) {
     let mut connections = JoinSet::new();
-    let mut refuse = mode.clone();
+    let mut refuse = control.mode.clone();
     loop {
         tokio::select! {
             _ = refuse.wait_for(|mode| *mode == Mode::Refuse) => break,
             accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => {
                 if let Ok((client, _)) = accepted {
-                    connections.spawn(connect(client, upstream, mode.clone()));
+                    connections.spawn(connect(client, upstream, control.clone()));
                 }
             }
             Some(_) = connections.join_next() => {}
@@ -138,9 +155,13 @@ async fn listen(listener: TcpListener, upstream: SocketAddr, mode: watch::Receiv
 }
 
 /// Serves one connection until it ends on both sides, or has to.
-async fn connect(client: TcpStream, upstream: SocketAddr, mode: watch::Receiver<Mode>) -> io::Result<()> {
-    let mut requests = Way { direction: Direction::Requests, mode: mode.clone(), torn: false };
-    let replies = Way { direction: Direction::Replies, mode, torn: false };
+async fn connect(client: TcpStream, upstream: SocketAddr, control: Control) -> io::Result<()> {
+    let [mut requests, replies] = [Direction::Requests, Direction::Replies].map(|direction| Way {
+        direction,
+        control: control.clone(),
+        torn: false,
+        said: Vec::new(),
+    });
     // What is in a black hole is not heard of by the server, not even that it is there.
     requests.fate().await?;
     let server = TcpStream::connect(upstream).await?;
@@ -152,12 +173,39 @@ async fn connect(client: TcpStream, upstream: SocketAddr, mode: watch::Receiver<
     Ok(())
 }
 
+/// The mode, as connections see it: it ends with the proxy.
+#[derive(Clone)]
+struct Control {
+    mode: watch::Receiver<Mode>,
+    change: Weak<watch::Sender<Mode>>,
+}
+
+impl Control {
+    fn of(mode: &Arc<watch::Sender<Mode>>) -> Self {
+        Self { mode: mode.subscribe(), change: Arc::downgrade(mode) }
+    }
+
+    /// From now on replies are swallowed, if it was the one to this text that was waited for.
+    fn heard(&self, text: &'static str) {
+        let Some(change) = self.change.upgrade() else { return };
+        change.send_if_modified(|mode| {
+            let waited = *mode == Mode::SwallowRepliesTo(text);
+            if waited {
+                *mode = Mode::SwallowReplies;
+            }
+            waited
+        });
+    }
+}
+
 /// One direction of a connection.
 struct Way {
     direction: Direction,
-    mode: watch::Receiver<Mode>,
+    control: Control,
     /// Whether something was swallowed.
     torn: bool,
+    /// The end of what was said, which a text that is listened for may begin in.
+    said: Vec<u8>,
 }
 
 impl Way {
@@ -167,22 +215,40 @@ impl Way {
         loop {
             self.fate().await?;
             let length = tokio::select! {
-                _ = self.mode.changed() => continue,
+                _ = self.control.mode.changed() => continue,
                 length = from.read(&mut buffer) => length?,
             };
             // The mode may have changed since.
             match self.fate().await? {
                 _ if length == 0 => return to.shutdown().await,
                 Fate::Swallow => self.torn = true,
-                Fate::Forward => to.write_all(&buffer[..length]).await?,
+                Fate::Forward => {
+                    self.listen_for_text(&buffer[..length]);
+                    to.write_all(&buffer[..length]).await?;
+                }
             }
         }
+    }
+
+    /// Where the replies to a text are to be swallowed, and this has it, they are from here on.
+    fn listen_for_text(&mut self, data: &[u8]) {
+        let Mode::SwallowRepliesTo(text) = *self.control.mode.borrow() else { return };
+        if self.direction == Direction::Replies {
+            return;
+        }
+        self.said.extend(data);
+        if self.said.windows(text.len()).any(|said| said == text.as_bytes()) {
+            self.control.heard(text);
+            self.said.clear();
+        }
+        let kept = self.said.len().min(text.len() - 1);
+        self.said.drain(..self.said.len() - kept);
     }
 
     /// What is to be done now. While that is to hold everything back, it is waited.
     async fn fate(&mut self) -> io::Result<Fate> {
         let direction = self.direction;
-        let held_no_more = self.mode.wait_for(|mode| direction.fate(*mode).is_some()).await;
+        let held_no_more = self.control.mode.wait_for(|mode| direction.fate(*mode).is_some()).await;
         let fate = held_no_more.ok().and_then(|mode| direction.fate(*mode));
         match fate {
             Some(Fate::Forward) if self.torn => Err(io::ErrorKind::ConnectionAborted.into()),

@@ -17,7 +17,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -74,20 +74,25 @@ struct Secure {
 impl ZooKeeper {
     /// Starts one node or three, and waits until they answer.
     pub async fn start(nodes: usize) -> Self {
-        Self::start_as(nodes, false).await
+        Self::start_as(Ipv4Addr::LOCALHOST.into(), nodes, false).await
     }
 
     /// Starts one node that talks TLS, too, and waits until it answers.
     pub async fn start_with_tls() -> Self {
-        Self::start_as(1, true).await
+        Self::start_as(Ipv4Addr::LOCALHOST.into(), 1, true).await
     }
 
-    async fn start_as(nodes: usize, tls: bool) -> Self {
+    /// Like [`start`](Self::start), on another address of this host than loopback's.
+    pub async fn start_on(ip: IpAddr, nodes: usize) -> Self {
+        Self::start_as(ip, nodes, false).await
+    }
+
+    async fn start_as(ip: IpAddr, nodes: usize, tls: bool) -> Self {
         for jar in [JAR, LOGGING, NO_LOGGING, NETTY] {
             assert!(Path::new(jar).exists(), "there is no {jar}: `cargo xtask test` installs it");
         }
         for _ in 0..START_ATTEMPTS_MAX {
-            let zookeeper = Self::new(nodes, tls).await;
+            let zookeeper = Self::new(ip, nodes, tls).await;
             for node in 0..nodes {
                 zookeeper.start_node(node);
             }
@@ -98,9 +103,9 @@ impl ZooKeeper {
         panic!("ZooKeeper found one of its ports taken, {START_ATTEMPTS_MAX} times over");
     }
 
-    async fn new(count: usize, tls: bool) -> Self {
+    async fn new(ip: IpAddr, count: usize, tls: bool) -> Self {
         let nodes = Nodes::new("ZooKeeper", count);
-        let mut client_ports = free_ports(3 * count);
+        let mut client_ports = free_ports(ip, 3 * count);
         let peer_ports = client_ports.split_off(count);
         let secure = if tls { Some(Secure::new(nodes.directory()).await) } else { None };
         let zookeeper = Self { nodes, client_ports, peer_ports, secure };
@@ -117,12 +122,13 @@ impl ZooKeeper {
     fn configuration(&self, node: usize) -> String {
         let [shortest_ms, longest_ms] = SESSION_MS;
         let mut text = format!(
-            "dataDir={}\nclientPort={}\nclientPortAddress=127.0.0.1\n\
+            "dataDir={}\nclientPort={}\nclientPortAddress={}\n\
              tickTime=200\ninitLimit=50\nsyncLimit=15\n\
              minSessionTimeout={shortest_ms}\nmaxSessionTimeout={longest_ms}\n\
              maxClientCnxns=0\npreAllocSize=1024\n4lw.commands.whitelist=*\n",
             self.nodes.data(node).display(),
             self.address(node).port(),
+            self.address(node).ip(),
         );
         // A single node is no cluster, and would warn of being a bad one.
         if self.client_ports.len() > 1 {
@@ -180,6 +186,13 @@ impl ZooKeeper {
             }
         }
         false
+    }
+
+    /// The number of the last change that a running node knows of, counted within the leader's epoch.
+    pub async fn last_change(&self, node: usize) -> u64 {
+        let status = timeout(Duration::from_millis(PROBE_MS_MAX), status(self.address(node))).await;
+        let status = status.expect("a running node answers").expect("a running node answers");
+        last_change(&status).expect("its status has it") & u64::from(u32::MAX)
     }
 
     /// Kills a node and waits until it is gone.
@@ -249,9 +262,15 @@ impl ZooKeeper {
 
 /// The epoch in which a node leads that has this status, if it does. A single node leads, too.
 fn leads(status: &str) -> Option<u64> {
-    let field = |name| status.lines().find_map(|line| line.strip_prefix(name));
-    let last_change = u64::from_str_radix(field("Zxid: 0x")?, 16).ok()?;
-    matches!(field("Mode: ")?, "leader" | "standalone").then_some(last_change >> 32)
+    let mode = status.lines().find_map(|line| line.strip_prefix("Mode: "))?;
+    let last_change = last_change(status)?;
+    matches!(mode, "leader" | "standalone").then_some(last_change >> 32)
+}
+
+/// The number of the last change, below that of the leader's epoch.
+fn last_change(status: &str) -> Option<u64> {
+    let hex = status.lines().find_map(|line| line.strip_prefix("Zxid: 0x"))?;
+    u64::from_str_radix(hex, 16).ok()
 }
 
 impl Secure {
@@ -261,7 +280,7 @@ impl Secure {
         let [key, certificate] =
             [&certificates.key, &certificates.certificate].map(|file| fs::read_to_string(file).unwrap());
         fs::write(directory.join(KEY_STORE), key + &certificate).unwrap();
-        let port = free_ports(1).pop().expect("one was asked for");
+        let port = free_ports(Ipv4Addr::LOCALHOST.into(), 1).pop().expect("one was asked for");
         Self { port, certificates }
     }
 

@@ -106,6 +106,20 @@ async fn swallowed_replies_never_come_and_their_connections_end() {
 }
 
 #[tokio::test]
+async fn replies_to_a_text_are_swallowed_from_that_text_on() {
+    let (proxy, mut heard) = echo().await;
+    let mut stream = TcpStream::connect(proxy.addr()).await.unwrap();
+    proxy.swallow_replies_to("ab").await;
+    round_trip(&mut stream, b'a').await.unwrap();
+    assert!(stays_away(proxy.swallowing()).await);
+    assert_eq!(come(heard.recv()).await, Some(b'a'));
+    stream.write_u8(b'b').await.unwrap();
+    come(proxy.swallowing()).await;
+    assert_eq!(come(heard.recv()).await, Some(b'b'));
+    assert!(stays_away(stream.read_u8()).await);
+}
+
+#[tokio::test]
 async fn its_connections_end_with_it() {
     let (proxy, _heard) = echo().await;
     let mut stream = TcpStream::connect(proxy.addr()).await.unwrap();

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::error::Error;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,6 +37,13 @@ pub(super) enum Admission {
     Full,
 }
 
+/// Who is at the other end of a connection, and whether there is room for it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer {
+    pub(super) ip: IpAddr,
+    pub(super) admission: Admission,
+}
+
 /// How many connections are open at once, and how long one may be silent.
 pub(super) struct Bounds {
     pub(super) connections: usize,
@@ -55,7 +63,7 @@ pub(super) async fn serve<A, F, B>(
     bounds: Bounds,
     stop: CancellationToken,
 ) where
-    A: Fn(Request<Incoming>, Admission) -> F + Clone + Send + 'static,
+    A: Fn(Request<Incoming>, Peer) -> F + Clone + Send + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
 {
@@ -66,18 +74,19 @@ pub(super) async fn serve<A, F, B>(
     loop {
         let next = async {
             let refusal = Arc::clone(&refusals).acquire_owned().await.expect("the semaphore is never closed");
-            let stream = accept(&listener).await;
+            let (stream, address) = accept(&listener).await;
+            let ip = address.ip().to_canonical();
             match Arc::clone(&places).try_acquire_owned() {
-                Ok(place) => (stream, place, Admission::Granted),
-                Err(_) => (stream, refusal, Admission::Full),
+                Ok(place) => (stream, place, Peer { ip, admission: Admission::Granted }),
+                Err(_) => (stream, refusal, Peer { ip, admission: Admission::Full }),
             }
         };
-        let Some((stream, place, admission)) = stop.run_until_cancelled(next).await else { break };
+        let Some((stream, place, peer)) = stop.run_until_cancelled(next).await else { break };
         let (protocol, bounds, answer) = (Arc::clone(&protocol), Arc::clone(&bounds), answer.clone());
         let stop = stop.child_token();
         open.spawn(async move {
             let _place = place;
-            connection(stream, admission, &protocol, answer, &bounds, stop).await;
+            connection(stream, peer, &protocol, answer, &bounds, stop).await;
         });
     }
     drop(listener);
@@ -85,10 +94,10 @@ pub(super) async fn serve<A, F, B>(
     open.wait().await;
 }
 
-async fn accept(listener: &TcpListener) -> TcpStream {
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return stream,
+            Ok(accepted) => return accepted,
             Err(error) => {
                 tracing::warn!("a connection could not be accepted: {error}");
                 tokio::time::sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
@@ -99,13 +108,13 @@ async fn accept(listener: &TcpListener) -> TcpStream {
 
 async fn connection<A, F, B>(
     stream: TcpStream,
-    admission: Admission,
+    peer: Peer,
     protocol: &auto::Builder<TokioExecutor>,
     answer: A,
     bounds: &Bounds,
     stop: CancellationToken,
 ) where
-    A: Fn(Request<Incoming>, Admission) -> F + Send + 'static,
+    A: Fn(Request<Incoming>, Peer) -> F + Send + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
 {
@@ -119,8 +128,8 @@ async fn connection<A, F, B>(
     let leave = stop.clone();
     let service = service_fn(move |request| {
         let turn = Requests::begin(&counted);
-        let answered = answer(request, admission);
-        if admission == Admission::Full {
+        let answered = answer(request, peer);
+        if peer.admission == Admission::Full {
             leave.cancel();
         }
         answered.map(move |response| {

@@ -3,6 +3,7 @@
 mod connections;
 pub mod grpc;
 pub mod http;
+mod issue;
 mod request;
 mod request_id;
 

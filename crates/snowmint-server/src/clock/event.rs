@@ -38,6 +38,18 @@ pub enum ClockEvent {
 }
 
 impl ClockEvent {
+    /// How far the wall clock was ahead of the serving clock, in milliseconds; negative where it was behind.
+    #[must_use]
+    pub fn drift_ms(&self) -> i64 {
+        let signed = |ms| i64::try_from(ms).unwrap_or(i64::MAX);
+        match *self {
+            Self::Regressed { behind_ms, .. } => -signed(behind_ms),
+            Self::LeapPending { ahead_ms, .. }
+            | Self::LeapDropped { ahead_ms, .. }
+            | Self::LeapBelieved { ahead_ms, .. } => signed(ahead_ms),
+        }
+    }
+
     /// What the serving clock does about it.
     #[must_use]
     pub const fn corrective_action(&self) -> CorrectiveAction {

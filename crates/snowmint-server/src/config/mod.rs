@@ -28,12 +28,14 @@ const DATA_DIR_WITHOUT_HOME: &str = "/var/lib/snowmint";
 const NAME_BYTES_MAX: usize = 253;
 
 /// What a number may be, for every key that is one.
-const RANGES: [(&str, RangeInclusive<u64>); 17] = [
+const RANGES: [(&str, RangeInclusive<u64>); 19] = [
     ("clock.idle_days_max", 1..=36_500),
     ("clock.leap_confirm_s", 1..=86_400),
     ("datacenter", 0..=u16::MAX as u64),
     ("id.epoch_ms", 0..=Layout::EPOCH_MS_MAX),
     ("id.max_sequence", 0..=(1 << Split::SEQUENCE_BITS_MAX) - 1),
+    ("journal.flush_ms", 1..=10_000),
+    ("journal.max_bytes", 16 << 20..=1 << 40),
     ("lease.grace_s", 0..=31_536_000),
     ("lease.ttl_s", 2..=3_600),
     ("lease.window_ms", 100..=Claim::WINDOW_MS_MAX),
@@ -84,6 +86,8 @@ pub struct Config {
     pub id: Ids,
     /// What is too much.
     pub limits: Limits,
+    /// What was issued, on its way to the sinks.
+    pub journal: Journal,
     /// The log.
     pub log: Log,
     /// The metrics store.
@@ -181,6 +185,18 @@ pub struct Limits {
     pub idempotency_keys: usize,
 }
 
+/// What was issued, on its way to the sinks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Journal {
+    /// When what was issued is on disk.
+    pub durability: Durability,
+    /// How often what was written is made to outlive a loss of power.
+    pub flush_ms: u64,
+    /// How much is kept for sinks that are away; past it, new events are shed and counted.
+    pub max_bytes: u64,
+}
+
 /// The log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -220,6 +236,7 @@ impl Default for Config {
             clock: Clock::default(),
             id: Ids::default(),
             limits: Limits::default(),
+            journal: Journal::default(),
             log: Log::default(),
             metrics: MetricsStore::default(),
         }
@@ -278,6 +295,12 @@ impl Default for Limits {
 impl Default for MetricsStore {
     fn default() -> Self {
         Self { detail: Detail::Every, max_bytes: 1 << 30 }
+    }
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self { durability: Durability::Relaxed, flush_ms: 100, max_bytes: 1 << 30 }
     }
 }
 
@@ -433,6 +456,19 @@ impl From<Listen> for String {
     fn from(listen: Listen) -> Self {
         listen.0.map(|address| address.to_string()).unwrap_or_default()
     }
+}
+
+/// When what was issued is on disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// Soon after the answer.
+    #[default]
+    Relaxed,
+    /// Before the answer.
+    Strict,
+    /// Never: nothing is written down.
+    Off,
 }
 
 /// How the log is written.

@@ -14,6 +14,8 @@ pub struct Held {
     pub generator: Generator,
     /// Counts them.
     pub metrics: SlotMetrics,
+    /// When it was taken, in Unix milliseconds of the serving clock.
+    pub taken_ms: u64,
 }
 
 /// What the lease tells the requests. Reading it takes no lock.

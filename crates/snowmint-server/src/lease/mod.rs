@@ -11,6 +11,7 @@ use snowmint::{Ceiling, Claim, ClaimError, Generator, Layout, SequenceStart, Slo
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::ServingClock;
+use crate::event::{Event, Events, SlotLife, Turn, What};
 use crate::metrics::Metrics;
 use crate::registry::{
     self, NotGranted, Owner, Purpose, Registry, RegistryError, Retired, Revision, Snapshot, SwapError,
@@ -61,6 +62,8 @@ pub struct LeaseSettings {
     pub shared: Arc<Settings>,
     /// What this node remembers of its registry, where it has a place to.
     pub mark: Option<Arc<Mark>>,
+    /// Where the turns of a slot's life are told.
+    pub events: Arc<Events>,
 }
 
 /// Keeps the node in possession of a slot.
@@ -224,16 +227,14 @@ impl Lease {
         let claim = Claim::new(self.settings.layout, slot, floor, now_ms, self.settings.window_ms)?;
         let purpose = Purpose::Take { expected: revision, worker: &self.settings.worker };
         let (window, revision) = registry::grant(&*self.registry, self.wanted(claim), purpose).await?;
-        tracing::info!(
-            slot = %slot,
-            floor = %timestamp(window.floor_ms()),
-            ceiling = %timestamp(window.ceiling_ms()),
-            "worker slot taken"
-        );
+        let (floor, ceiling) = (timestamp(window.floor_ms()), timestamp(window.ceiling_ms()));
+        tracing::info!(%slot, %floor, %ceiling, "worker slot taken");
+        self.tell(slot, Turn::Taken, format!("from {floor}, first until {ceiling}"));
         let generator = Generator::new(window, self.settings.sequence_start);
         generator.set_max_sequence(self.settings.shared.max_sequence());
         self.remember(slot, generator.ceiling());
-        let held = Arc::new(Held { generator, metrics: self.metrics.slot(slot) });
+        let taken_ms = self.clock.now_ms();
+        let held = Arc::new(Held { generator, metrics: self.metrics.slot(slot), taken_ms });
         self.holding.take(Arc::clone(&held));
         Ok(Tenure { held, revision, unknown: None })
     }
@@ -314,6 +315,12 @@ impl Lease {
         Ok(())
     }
 
+    fn tell(&self, slot: Slot, turn: Turn, text: String) {
+        let Owner { node, .. } = self.settings.worker.owner.clone();
+        let what = What::Slot(SlotLife { slot, turn, node, note: text });
+        self.settings.events.take(Event { at_ms: self.clock.now_ms(), what });
+    }
+
     fn loss(&self, holder: Option<&Owner>) -> String {
         match holder {
             // The record is this node's, and the change of it was not.
@@ -327,6 +334,7 @@ impl Lease {
 
     async fn lose(&self, slot: Slot, reason: &str) {
         tracing::error!(%slot, "worker slot lost: {reason}");
+        self.tell(slot, Turn::Lost, reason.to_owned());
         self.holding.drop_slot(format!("{reason}; another is being claimed"));
         self.metrics.slot_lost(slot);
         self.registry.abandon(slot).await;
@@ -345,7 +353,10 @@ impl Lease {
             node: self.settings.worker.owner.node.clone(),
         };
         match self.give_back(tenure, &retired).await {
-            Ok(()) => tracing::info!(%slot, "worker slot given back"),
+            Ok(()) => {
+                tracing::info!(%slot, "worker slot given back");
+                self.tell(slot, Turn::GivenBack, format!("kept for this node until {}", retired.reuse_after));
+            }
             // It comes free by itself, with the process or its lease.
             Err(error) => tracing::warn!(%slot, "the worker slot could not be given back: {error}"),
         }

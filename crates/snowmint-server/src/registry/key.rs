@@ -5,6 +5,9 @@ use snowmint::Slot;
 /// Above everything.
 pub(super) const ROOT: &str = "/id-generator";
 
+/// Above the settings.
+pub(super) const CONFIG: &str = "config/";
+
 pub(super) const EPOCH: &str = "config/epoch";
 pub(super) const MAX_SEQUENCE: &str = "config/max_sequence";
 pub(super) const CLOCK_DRIFT_THRESHOLD: &str = "config/clock_drift_threshold";

@@ -279,6 +279,9 @@ pub enum RegistryError {
         /// What is wrong with it.
         problem: String,
     },
+    /// There is nothing in the registry.
+    #[error("the registry is empty: no node has used it yet")]
+    Unused,
     /// A shared setting is none.
     #[error("the registry's {key} is {value}, and {wanted} is wanted")]
     Setting {

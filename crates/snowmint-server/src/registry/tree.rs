@@ -39,6 +39,9 @@ pub(super) fn namespace<'a>(
 ) -> Result<Namespace, RegistryError> {
     let texts: BTreeMap<&str, &[u8]> =
         entries.into_iter().map(|entry| (entry.path.as_str(), entry.value.as_slice())).collect();
+    if texts.keys().all(|path| !path.starts_with(key::CONFIG)) {
+        return Err(RegistryError::Unused);
+    }
     Ok(Namespace {
         cluster_id: setting(&texts, key::CLUSTER_ID, "a UUID")?,
         epoch_ms: setting(&texts, key::EPOCH, "a Unix time in milliseconds")?,
@@ -182,6 +185,11 @@ mod tests {
             let error = namespace(&entries).unwrap_err().to_string();
             assert!(error.contains(&format!("/id-generator/{path} is {value:?}")), "{error}");
         }
+    }
+
+    #[test]
+    fn an_empty_registry_says_so() {
+        assert!(matches!(snapshot(&[]), Err(RegistryError::Unused)));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use snowmint::{Layout, SequenceStart, Split};
 use snowmint_server::api;
 use snowmint_server::clock::{ClockSettings, HostTime, ServingClock};
 use snowmint_server::config::Limits;
+use snowmint_server::event::{Events, Keeping};
 use snowmint_server::lease::{Holding, Lease, LeaseSettings};
 use snowmint_server::metrics::Metrics;
 use snowmint_server::registry::{EmbeddedRegistry, Namespace, Owner, Registry, Worker};
@@ -127,15 +128,23 @@ impl Node {
         ));
         let (http_listener, http) = listener().await;
         let (grpc_listener, grpc) = listener().await;
-        let settings = lease_settings(layout, http, Arc::clone(&shared));
+        let events = Arc::new(Events::new(Arc::clone(&metrics), Keeping::Off));
+        let settings = lease_settings(layout, http, Arc::clone(&shared), Arc::clone(&events));
         let lease = Lease::new(Arc::clone(&registry), clock, Arc::clone(&holding), metrics, settings);
         let stop = CancellationToken::new();
         let shown = shown.unwrap_or(registry);
-        let name = "embedded".to_owned();
-        let state = api::http::State::new(Arc::clone(&service), shown, name, shared, reports, limits.clone());
+        let state = api::http::State::new(
+            Arc::clone(&service),
+            Arc::clone(&events),
+            shown,
+            "embedded".to_owned(),
+            shared,
+            reports,
+            limits.clone(),
+        );
         let front_ends = vec![
             tokio::spawn(api::http::serve(http_listener, state, stop.clone())),
-            tokio::spawn(api::grpc::serve(grpc_listener, service, limits, stop.clone())),
+            tokio::spawn(api::grpc::serve(grpc_listener, service, events, limits, stop.clone())),
         ];
         let client = Client::builder(TokioExecutor::new()).build(HttpConnector::new());
         Self {
@@ -202,7 +211,12 @@ async fn listener() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-fn lease_settings(layout: Layout, at: SocketAddr, shared: Arc<Settings>) -> LeaseSettings {
+fn lease_settings(
+    layout: Layout,
+    at: SocketAddr,
+    shared: Arc<Settings>,
+    events: Arc<Events>,
+) -> LeaseSettings {
     LeaseSettings {
         layout,
         worker: Worker {
@@ -222,5 +236,6 @@ fn lease_settings(layout: Layout, at: SocketAddr, shared: Arc<Settings>) -> Leas
         sequence_start: SequenceStart::default(),
         shared,
         mark: None,
+        events,
     }
 }

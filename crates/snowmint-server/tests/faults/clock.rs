@@ -20,20 +20,20 @@ const CLIENTS: u32 = 4;
 const AFTERWARDS: Duration = Duration::from_secs(4);
 
 /// A wall clock that can be stepped.
-struct WallClock {
+pub struct WallClock {
     preload: PathBuf,
     directory: TempDir,
 }
 
 impl WallClock {
-    fn new(offset: &str) -> Self {
+    pub fn new(offset: &str) -> Self {
         let clock = Self { preload: libfaketime(), directory: TempDir::new().unwrap() };
         clock.step(offset);
         clock
     }
 
     /// Puts it this far from the true time, as in `-3600` seconds.
-    fn step(&self, offset: &str) {
+    pub fn step(&self, offset: &str) {
         let (new, file) = (self.directory.path().join("new"), self.file());
         fs::write(&new, offset).unwrap();
         fs::rename(&new, &file).unwrap();
@@ -44,7 +44,7 @@ impl WallClock {
     }
 
     /// Makes it the wall clock of a process.
-    fn of(&self, serve: Serve) -> Serve {
+    pub fn of(&self, serve: Serve) -> Serve {
         serve
             .env("LD_PRELOAD", &self.preload)
             .env("FAKETIME_TIMESTAMP_FILE", self.file())

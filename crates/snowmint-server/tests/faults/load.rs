@@ -73,6 +73,8 @@ pub struct Failure {
     pub status: u16,
     /// The error's code.
     pub code: String,
+    /// When IDs were asked for.
+    pub asked: Instant,
     /// How long the answer took.
     pub took: Duration,
 }
@@ -82,6 +84,8 @@ pub struct Failure {
 pub struct Journal {
     /// What was received, by connection in the order of arrival.
     pub receipts: Vec<Receipt>,
+    /// How long each answer with IDs took, in the order of arrival.
+    pub took: Vec<Duration>,
     /// What was refused.
     pub failures: Vec<Failure>,
     /// Connections that ended, or were refused, before an answer began: asking again is safe.
@@ -178,9 +182,10 @@ impl Load {
     pub async fn receive(&self, more: usize) {
         let mut received = self.shared.received.subscribe();
         let wanted = *received.borrow() + more;
-        let seen = timeout(PATIENCE, received.wait_for(|count| *count >= wanted)).await;
+        // What it gives is a lock on the count, under which the journal's must not be asked for.
+        let seen = timeout(PATIENCE, received.wait_for(|count| *count >= wanted)).await.is_ok();
         let failures = &self.shared.journal().failures;
-        assert!(seen.is_ok(), "no {more} answers within {PATIENCE:?}; failures: {failures:?}");
+        assert!(seen, "no {more} answers within {PATIENCE:?}; failures: {failures:?}");
     }
 
     /// Looks at what was seen up to now.
@@ -232,7 +237,7 @@ impl Client {
                 Ok(Err(Lost::Cut)) => return self.shared.journal().cut += 1,
                 Err(_) => {
                     let code = "no answer".to_owned();
-                    let failure = Failure { status: 0, code, took: asked.elapsed() };
+                    let failure = Failure { status: 0, code, asked, took: asked.elapsed() };
                     return self.shared.journal().failures.push(failure);
                 }
             }
@@ -244,15 +249,17 @@ impl Client {
     }
 
     fn note(&self, answer: &Answer, life: u32, connection: u32, asked: Instant) {
+        let took = asked.elapsed();
         let body: Value = serde_json::from_str(&answer.body).unwrap();
         let mut journal = self.shared.journal();
         if answer.status != 200 {
             let code = body["error"]["code"].as_str().unwrap().to_owned();
-            let failure = Failure { status: answer.status, code, took: asked.elapsed() };
+            let failure = Failure { status: answer.status, code, asked, took };
             return journal.failures.push(failure);
         }
         let runs = runs(&body);
         let receipt = |(first, count)| Receipt { first, count, life, connection, asked };
+        journal.took.push(took);
         journal.receipts.extend(runs.into_iter().map(receipt));
         assert!(journal.receipts.len() <= RECEIPTS_MAX, "the load ran for longer than it was made for");
         self.shared.received.send_modify(|count| *count += 1);
@@ -260,7 +267,7 @@ impl Client {
 }
 
 /// The IDs of an answer: (first, count) of each consecutive run.
-fn runs(body: &Value) -> Vec<(u64, u64)> {
+pub fn runs(body: &Value) -> Vec<(u64, u64)> {
     let number = |value: &Value| value.as_u64().unwrap();
     if let Some(ids) = body["ids"].as_array() {
         return ids.iter().map(|id| (number(id), 1)).collect();

@@ -126,6 +126,11 @@ impl Node {
         find(&lines).expect("it was waited for")
     }
 
+    /// Whether a line of the log has this text.
+    pub fn has_logged(&self, text: &str) -> bool {
+        self.log.borrow().iter().any(|line| line.contains(text))
+    }
+
     /// Waits until it serves, with a slot.
     pub async fn serving(&mut self) {
         self.listening("\"message\":\"serving\"").await;
@@ -197,6 +202,12 @@ impl Node {
     /// Lets it go on (SIGCONT).
     pub fn resume(&self) {
         self.signal(Signal::CONT);
+    }
+
+    /// Stops it (SIGTERM), and waits until it has.
+    pub async fn stop(mut self) {
+        self.signal(Signal::TERM);
+        assert_eq!(self.ended(STOP).await, Some(0));
     }
 
     /// Kills it (SIGKILL), and waits until it is gone.

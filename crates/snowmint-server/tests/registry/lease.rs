@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use snowmint::{Claim, Id, Layout, SequenceStart, Slot};
 use snowmint_server::clock::{ClockSettings, HostTime, ServingClock};
+use snowmint_server::event::{Events, Keeping};
 use snowmint_server::lease::{Holding, Lease, LeaseSettings};
 use snowmint_server::metrics::Metrics;
 use snowmint_server::registry::{EmbeddedRegistry, Registry, WindowRecord};
@@ -49,6 +50,7 @@ impl Node {
             sequence_start: SequenceStart::Jittered,
             shared: Arc::clone(&shared),
             mark: None,
+            events: Arc::new(Events::new(Arc::clone(&metrics), Keeping::Off)),
         };
         change(&mut settings);
         let service = Service::new(

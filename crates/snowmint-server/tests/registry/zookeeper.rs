@@ -340,5 +340,5 @@ fn files_that_cannot_be_used_are_named() {
     );
     let identity = Some((missing, file));
     assert_eq!(key_of(ZooKeeperSettings { ca_file: None, identity, ..tls.clone() }), "zookeeper.cert_file");
-    assert_eq!(key_of(ZooKeeperSettings { servers: vec!["a b:1".to_owned()], ..tls }), "zookeeper.servers");
+    assert_eq!(key_of(ZooKeeperSettings { servers: vec!["a b:1".to_owned()], ..tls }), "registry");
 }

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::contract::{
-    A, batches, check_answers, check_reports, day_ms, drifted, failed, history, issued, scope,
+    A, batches, check_answers, check_reports, day_ms, drifted, failed, history, issued, measured, scope,
 };
 
 fn store_with(directory: &Path, detail: Detail, max_bytes: u64) -> EmbeddedStore {
@@ -91,9 +91,7 @@ async fn totals_are_exact_whatever_the_detail() {
         let directory = TempDir::new().unwrap();
         let detail = Detail::try_from(detail.to_owned()).unwrap();
         let store = store_with(directory.path(), detail, 1 << 30);
-        let (mut events, _) = history();
-        events.retain(|event| !matches!(event.what, snowmint_server::event::What::Slot(_)));
-        store.deliver(&batch(Uuid::new_v4(), 0, events.clone())).await.unwrap();
+        store.deliver(&batch(Uuid::new_v4(), 0, history().0)).await.unwrap();
         let days = store.report(Report::Daily, &scope(day_ms() - 1)).await.unwrap().rows;
         assert_eq!(days.iter().map(|row| row[3].as_u64().unwrap()).sum::<u64>(), 2_774);
         let got = rows(&store, "id_generation_events").await;
@@ -124,7 +122,7 @@ async fn a_flood_stays_within_the_limit_and_is_counted_whole() {
     // A lower limit is come to, and the file gets shorter.
     let lower = store_with(directory.path(), Detail::None, LIMIT_BYTES / 4);
     for _ in 0..5 {
-        lower.measure(at_ms, Some(A), &[("memory_bytes", 1.0)]).await.unwrap();
+        lower.deliver(&batch(journal, first, vec![measured(at_ms, Some(A))])).await.unwrap();
     }
     assert!(bytes("") <= LIMIT_BYTES / 4);
     assert_eq!(ids(&lower).await, first);
@@ -151,21 +149,25 @@ async fn without_rows_to_drop_the_oldest_minutes_go() {
 #[tokio::test]
 async fn what_is_past_its_retention_goes() {
     let directory = TempDir::new().unwrap();
-    let store = store(directory.path());
     let days_ago = |days: u64| u64::try_from(Timestamp::now().as_millisecond()).unwrap() - days * 86_400_000;
-    store.measure(days_ago(366), None, &[("load", 1.0)]).await.unwrap();
-    store.measure(days_ago(364), None, &[("load", 1.0)]).await.unwrap();
     let events = vec![
+        measured(days_ago(366), None),
+        measured(days_ago(364), None),
         issued(days_ago(91), A, &[5], 1),
         drifted(days_ago(181), None, 50),
         drifted(days_ago(179), None, 50),
         issued(days_ago(89), A, &[7], 1),
     ];
-    // Each store looks when it first has something to do.
-    let store = self::store(directory.path());
+    // It looks when it first has something to do.
+    let store = store(directory.path());
     store.deliver(&batch(Uuid::new_v4(), 0, events)).await.unwrap();
-    for table in ["performance_metrics", "clock_drift_events", "id_generation_events", "requests_by_minute"] {
-        assert_eq!(rows(&store, table).await, 1, "{table}");
+    for (table, left) in [
+        ("performance_metrics", 2),
+        ("clock_drift_events", 1),
+        ("id_generation_events", 1),
+        ("requests_by_minute", 1),
+    ] {
+        assert_eq!(rows(&store, table).await, left, "{table}");
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use axum::http::header::USER_AGENT;
 use futures_util::{FutureExt, Stream, stream};
 use snowmint::{Id, IdRange, Layout};
 use tokio_util::sync::CancellationToken;
@@ -18,10 +18,13 @@ use super::proto::{
     GenerateStreamRequest, GenerateStreamResponse, IdComponents, LeaseRangesRequest, LeaseRangesResponse,
     ParseIdRequest, ParseIdResponse,
 };
+use crate::api::connections::Peer;
+use crate::api::issue::Issuer;
 use crate::api::request::{self, Origin};
 use crate::api::request_id::{self, RequestIds};
 use crate::error::{Code, Error};
-use crate::service::{BATCH_IDS_MAX, RANGE_IDS_MAX, Service};
+use crate::event::{self, Api};
+use crate::service::{BATCH_IDS_MAX, RANGE_IDS_MAX};
 
 /// The most IDs one stream gives.
 const STREAM_IDS_MAX: u64 = 1_000_000_000;
@@ -34,25 +37,32 @@ const RETRY_AFTER_MS: &str = "retry-after-ms";
 
 /// What answers the calls.
 pub(super) struct Calls {
-    service: Arc<Service>,
+    issuer: Issuer,
     request_ids: RequestIds,
     time_limit: Duration,
     stop: CancellationToken,
 }
 
 impl Calls {
-    pub(super) fn new(service: Arc<Service>, time_limit: Duration, stop: CancellationToken) -> Self {
-        Self { service, request_ids: RequestIds::new(), time_limit, stop }
+    pub(super) fn new(issuer: Issuer, time_limit: Duration, stop: CancellationToken) -> Self {
+        Self { issuer, request_ids: RequestIds::new(), time_limit, stop }
     }
 
     /// Does the work of a call within the time limit, and answers with its request ID, whatever becomes of it.
     async fn answer<Q, A>(
         &self,
         request: Request<Q>,
-        work: impl AsyncFnOnce(Q) -> Result<A, Error>,
+        work: impl AsyncFnOnce(Q, Option<event::Request>) -> Result<A, Error>,
     ) -> Result<Response<A>, Status> {
-        let (metadata, _, question) = request.into_parts();
-        let working = AssertUnwindSafe(work(question)).catch_unwind();
+        let arrived = Instant::now();
+        let (metadata, extensions, question) = request.into_parts();
+        let request_id = self.request_ids.of(metadata.as_ref());
+        let ip = extensions.get::<Peer>().map(|peer| peer.ip);
+        let asker = self
+            .issuer
+            .asks_who()
+            .then(|| event::Request::new(ip, metadata.as_ref().get(USER_AGENT), &request_id, Api::Grpc));
+        let working = AssertUnwindSafe(work(question, asker.clone())).catch_unwind();
         let answered = match tokio::time::timeout(self.time_limit, working).await {
             Ok(Ok(answered)) => answered,
             Ok(Err(_panic)) => {
@@ -64,26 +74,23 @@ impl Calls {
                 Err(Error::new(Code::ServiceUnavailable, message).retry_after_ms(1_000))
             }
         };
-        let mut response = answered.map(Response::new).map_err(|error| refuse(&self.service, &error));
+        let mut response = answered.map(Response::new).map_err(|error| {
+            self.issuer.failed(&error, arrived, asker);
+            status(&error)
+        });
         let answer_metadata = match &mut response {
             Ok(response) => response.metadata_mut(),
             Err(status) => status.metadata_mut(),
         };
-        self.echo_request_id(&metadata, answer_metadata);
-        response
-    }
-
-    fn echo_request_id(&self, asked: &MetadataMap, answered: &mut MetadataMap) {
-        let request_id = self.request_ids.of(asked.as_ref());
         if let Ok(value) = request_id.as_bytes().try_into() {
-            answered.insert(request_id::KEY, value);
+            answer_metadata.insert(request_id::KEY, value);
         }
+        response
     }
 }
 
-/// The status of an error, which is counted.
-pub(super) fn refuse(service: &Service, error: &Error) -> Status {
-    service.failed(error.code);
+/// The status of an error.
+pub(super) fn status(error: &Error) -> Status {
     let mut metadata = MetadataMap::new();
     metadata.insert(CODE, tonic::metadata::MetadataValue::from_static(error.code.name()));
     if let Some(ms) = error.retry_after_ms {
@@ -98,9 +105,10 @@ impl IdGenerator for Calls {
         &self,
         request: Request<GenerateIdRequest>,
     ) -> Result<Response<GenerateIdResponse>, Status> {
-        self.answer(request, async |_| {
-            let id = self.service.id().await?;
-            Ok(GenerateIdResponse { id: id.get(), components: Some(components(id, self.service.layout())) })
+        self.answer(request, async |_, asker| {
+            let id = self.issuer.id(asker).await?;
+            let layout = self.issuer.service().layout();
+            Ok(GenerateIdResponse { id: id.get(), components: Some(components(id, layout)) })
         })
         .await
     }
@@ -109,9 +117,9 @@ impl IdGenerator for Calls {
         &self,
         request: Request<GenerateBatchRequest>,
     ) -> Result<Response<GenerateBatchResponse>, Status> {
-        self.answer(request, async |wanted| {
+        self.answer(request, async |wanted, asker| {
             let count = request::count(&wanted.count.to_string(), BATCH_IDS_MAX)?;
-            Ok(GenerateBatchResponse { ids: listed(&self.service.ranges(count).await?) })
+            Ok(GenerateBatchResponse { ids: listed(&self.issuer.ranges(count, asker).await?) })
         })
         .await
     }
@@ -122,8 +130,8 @@ impl IdGenerator for Calls {
         &self,
         request: Request<GenerateStreamRequest>,
     ) -> Result<Response<Self::GenerateStreamStream>, Status> {
-        self.answer(request, async |wanted| {
-            let batches = Batches::new(&wanted, Arc::clone(&self.service), self.stop.clone())?;
+        self.answer(request, async |wanted, asker| {
+            let batches = Batches::new(&wanted, self.issuer.clone(), asker, self.stop.clone())?;
             let stream: Self::GenerateStreamStream = Box::pin(stream::try_unfold(batches, Batches::next));
             Ok(stream)
         })
@@ -134,9 +142,9 @@ impl IdGenerator for Calls {
         &self,
         request: Request<LeaseRangesRequest>,
     ) -> Result<Response<LeaseRangesResponse>, Status> {
-        self.answer(request, async |wanted| {
+        self.answer(request, async |wanted, asker| {
             let count = request::count(&wanted.count.to_string(), RANGE_IDS_MAX)?;
-            let ranges = self.service.ranges(count).await?;
+            let ranges = self.issuer.ranges(count, asker).await?;
             let range =
                 |range: &IdRange| super::proto::IdRange { first: range.first().get(), count: range.count() };
             Ok(LeaseRangesResponse { ranges: ranges.iter().map(range).collect() })
@@ -145,7 +153,7 @@ impl IdGenerator for Calls {
     }
 
     async fn parse_id(&self, request: Request<ParseIdRequest>) -> Result<Response<ParseIdResponse>, Status> {
-        self.answer(request, async |wanted| {
+        self.answer(request, async |wanted, _| {
             let id = match wanted.id {
                 Some(GivenId::Number(number)) => {
                     request::id(&number.to_string(), Some(snowmint::Format::Decimal))?
@@ -153,8 +161,9 @@ impl IdGenerator for Calls {
                 Some(GivenId::Text(text)) => request::id(&text, None)?,
                 None => return Err(Error::parameter("id", "id is missing")),
             };
-            let layout = self.service.layout();
-            let Origin { age_ms, valid, .. } = Origin::of(id, layout, self.service.now_ms());
+            let service = self.issuer.service();
+            let layout = service.layout();
+            let Origin { age_ms, valid, .. } = Origin::of(id, layout, service.now_ms());
             Ok(ParseIdResponse { id: id.get(), components: Some(components(id, layout)), age_ms, valid })
         })
         .await
@@ -164,7 +173,8 @@ impl IdGenerator for Calls {
 /// The rest of a stream. A batch is minted when the caller has room for it, so that a caller who reads slowly
 /// gets IDs of the time at which it reads, and one who stops costs none.
 struct Batches {
-    service: Arc<Service>,
+    issuer: Issuer,
+    asker: Option<event::Request>,
     stop: CancellationToken,
     left: u64,
     batch: u32,
@@ -173,7 +183,8 @@ struct Batches {
 impl Batches {
     fn new(
         wanted: &GenerateStreamRequest,
-        service: Arc<Service>,
+        issuer: Issuer,
+        asker: Option<event::Request>,
         stop: CancellationToken,
     ) -> Result<Self, Error> {
         if !(1..=STREAM_IDS_MAX).contains(&wanted.total) {
@@ -189,7 +200,7 @@ impl Batches {
             return Err(Error::parameter("batch_size", message));
         }
         let batch = if wanted.batch_size == 0 { STREAM_BATCH_IDS } else { wanted.batch_size };
-        Ok(Self { service, stop, left: wanted.total, batch })
+        Ok(Self { issuer, asker, stop, left: wanted.total, batch })
     }
 
     async fn next(mut self) -> Result<Option<(GenerateStreamResponse, Self)>, Status> {
@@ -199,13 +210,21 @@ impl Batches {
         if self.stop.is_cancelled() {
             let error =
                 Error::new(Code::ServiceUnavailable, "the node is stopping: ask another for the rest");
-            return Err(refuse(&self.service, &error.retry_after_ms(1_000)));
+            return Err(self.refuse(&error.retry_after_ms(1_000), Instant::now()));
         }
-        let count = u32::try_from(self.left).map_or(self.batch, |left| left.min(self.batch));
-        let ranges =
-            self.service.ranges(count).await.map_err(|refused| refuse(&self.service, &refused.into()))?;
+        let (arrived, count) =
+            (Instant::now(), u32::try_from(self.left).map_or(self.batch, |left| left.min(self.batch)));
+        let given = self.issuer.ranges(count, self.asker.clone()).await;
+        let ranges = given.map_err(|error| self.refuse(&error, arrived))?;
         self.left -= u64::from(count);
         Ok(Some((GenerateStreamResponse { ids: listed(&ranges) }, self)))
+    }
+}
+
+impl Batches {
+    fn refuse(&self, error: &Error, arrived: Instant) -> Status {
+        self.issuer.failed(error, arrived, self.asker.clone());
+        status(error)
     }
 }
 

@@ -3,7 +3,7 @@
 mod calls;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::Request;
@@ -19,9 +19,11 @@ use tonic_health::server::HealthReporter;
 use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 use tower_service::Service as _;
 
-use super::connections::{self, Admission, Bounds};
+use super::connections::{self, Admission, Bounds, Peer};
+use super::issue::Issuer;
 use crate::config::Limits;
 use crate::error::Error;
+use crate::event::Events;
 use crate::service::Service;
 use calls::Calls;
 use proto::id_generator_server::IdGeneratorServer;
@@ -57,21 +59,31 @@ const HEALTH_POLL_MS: u64 = 250;
 const HEALTH_OF: [&str; 2] = ["", <IdGeneratorServer<Calls> as NamedService>::NAME];
 
 /// Serves until `stop`, then until what is in flight is done, for [`DRAIN_MS_MAX`](super::DRAIN_MS_MAX) at most.
-pub async fn serve(listener: TcpListener, service: Arc<Service>, limits: Limits, stop: CancellationToken) {
+pub async fn serve(
+    listener: TcpListener,
+    service: Arc<Service>,
+    events: Arc<Events>,
+    limits: Limits,
+    stop: CancellationToken,
+) {
     let (reporter, health) = tonic_health::server::health_reporter();
     report(&reporter, &service).await;
     let reporting = tokio::spawn(keep_reporting(reporter, Arc::clone(&service), stop.clone()));
-    let counted = Arc::clone(&service);
-    let calls = Calls::new(service, Duration::from_secs(limits.request_s), stop.clone());
+    let issuer = Issuer::new(service, events);
+    let counted = issuer.clone();
+    let calls = Calls::new(issuer, Duration::from_secs(limits.request_s), stop.clone());
     let generator = IdGeneratorServer::new(calls).max_decoding_message_size(limits.body_bytes);
     let router =
         Routes::new(generator).add_service(health).add_service(reflection()).prepare().into_axum_router();
-    let answer = move |request: Request<Incoming>, admission: Admission| {
-        let (mut router, service) = (router.clone(), Arc::clone(&counted));
+    let answer = move |mut request: Request<Incoming>, peer: Peer| {
+        let (mut router, issuer) = (router.clone(), counted.clone());
         async move {
-            if admission == Admission::Full {
-                return calls::refuse(&service, &Error::too_many_connections(limits.connections)).into_http();
+            if peer.admission == Admission::Full {
+                let full = Error::too_many_connections(limits.connections);
+                issuer.failed(&full, Instant::now(), None);
+                return calls::status(&full).into_http();
             }
+            request.extensions_mut().insert(peer);
             // A router never fails: its errors are answers.
             router.call(request.map(Body::new)).await.unwrap_or_else(|never| match never {})
         }

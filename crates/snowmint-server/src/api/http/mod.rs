@@ -9,11 +9,11 @@ mod routes;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use axum::body::{Body, Bytes};
-use axum::http::header::CONNECTION;
+use axum::http::header::{CONNECTION, USER_AGENT};
 use axum::http::{HeaderValue, Method, Request, Response};
 use axum::response::IntoResponse;
 use futures_util::{FutureExt, future};
@@ -25,11 +25,13 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service as _;
 
-use super::connections::{self, Admission, Bounds};
+use super::connections::{self, Admission, Bounds, Peer};
+use super::issue::Issuer;
 use super::request_id::{RequestIds, X_REQUEST_ID};
 use crate::cluster::Cluster;
 use crate::config::Limits;
 use crate::error::{Code, Error};
+use crate::event::{self, Api, Events};
 use crate::registry::Registry;
 use crate::report::Reports;
 use crate::service::Service;
@@ -45,7 +47,7 @@ const HEADER_BYTES_MIN: usize = 8_192;
 
 /// What the handlers work with.
 struct App {
-    service: Arc<Service>,
+    issuer: Issuer,
     registry: Arc<dyn Registry>,
     /// What the registry is called.
     registry_name: String,
@@ -78,6 +80,7 @@ impl State {
     #[must_use]
     pub fn new(
         service: Arc<Service>,
+        events: Arc<Events>,
         registry: Arc<dyn Registry>,
         registry_name: String,
         settings: Arc<Settings>,
@@ -87,8 +90,9 @@ impl State {
         let (router, openapi) = routes::routes(limits.body_bytes);
         let answers = Answers::new(limits.idempotency_keys);
         let cluster = ArcSwapOption::empty();
+        let issuer = Issuer::new(service, events);
         let app =
-            Arc::new(App { service, registry, registry_name, settings, reports, cluster, answers, openapi });
+            Arc::new(App { issuer, registry, registry_name, settings, reports, cluster, answers, openapi });
         let router = router.with_state(Arc::clone(&app));
         Self(Arc::new(FrontEnd { app, router, request_ids: RequestIds::new(), limits }))
     }
@@ -110,34 +114,40 @@ pub async fn serve(listener: TcpListener, state: State, stop: CancellationToken)
         first_request: Duration::from_secs(limits.header_s),
         idle: Some(Duration::from_secs(IDLE_S)),
     };
-    let answer = move |request, admission| {
-        if admission == Admission::Granted
-            && let Some(response) = state.0.answer_now(&request)
+    let answer = move |request, peer: Peer| {
+        if peer.admission == Admission::Granted
+            && let Some(response) = state.0.answer_now(&request, peer)
         {
             return future::Either::Left(future::ready(response));
         }
         let state = state.clone();
         // In a box: its state is large, and would be copied several times even when it is not needed.
-        future::Either::Right(Box::pin(async move { state.0.answer(request, admission).await }))
+        future::Either::Right(Box::pin(async move { state.0.answer(request, peer).await }))
     };
     connections::serve(listener, protocol, answer, bounds, stop).await;
 }
 
 impl FrontEnd {
     /// What a busy service is asked most, one ID in the usual form, needs neither a router nor, mostly, a wait.
-    fn answer_now(&self, request: &Request<Incoming>) -> Option<Response<AnswerBody>> {
+    fn answer_now(&self, request: &Request<Incoming>, peer: Peer) -> Option<Response<AnswerBody>> {
         let uri = request.uri();
         if request.method() != Method::GET || uri.path() != routes::ONE_ID || uri.query().is_some() {
             return None;
         }
-        let mut response = routes::one_id(&self.app.service)?.map(Either::Left);
-        response.headers_mut().insert(X_REQUEST_ID, self.request_ids.of(request.headers()));
+        let request_id = self.request_ids.of(request.headers());
+        let id = self.app.issuer.id_now(|| asker(peer, request, &request_id))?;
+        let mut response = routes::one_id(id, self.app.service()).map(Either::Left);
+        response.headers_mut().insert(X_REQUEST_ID, request_id);
         Some(response)
     }
 
-    async fn answer(&self, request: Request<Incoming>, admission: Admission) -> Response<AnswerBody> {
+    async fn answer(&self, mut request: Request<Incoming>, peer: Peer) -> Response<AnswerBody> {
+        let arrived = Instant::now();
         let request_id = self.request_ids.of(request.headers());
-        let mut response = match AssertUnwindSafe(self.dispatch(request, admission)).catch_unwind().await {
+        let asker = self.app.issuer.asks_who().then(|| asker(peer, &request, &request_id));
+        request.extensions_mut().insert(Asker(asker.clone()));
+        let mut response = match AssertUnwindSafe(self.dispatch(request, peer.admission)).catch_unwind().await
+        {
             Ok(response) => response,
             Err(_panic) => {
                 // The panic hook has logged what and where.
@@ -147,8 +157,8 @@ impl FrontEnd {
             }
         };
         if let Some(Failure(error)) = response.extensions_mut().remove() {
-            self.app.service.failed(error.code);
-            failure::write(&error, &request_id, self.app.service.now_ms(), &mut response);
+            self.app.issuer.failed(&error, arrived, asker);
+            failure::write(&error, &request_id, self.app.service().now_ms(), &mut response);
         }
         response.headers_mut().insert(X_REQUEST_ID, request_id);
         response
@@ -174,6 +184,20 @@ impl FrontEnd {
         let message = format!("the request was not done within {} s", self.limits.request_s);
         Error::new(Code::ServiceUnavailable, message).retry_after_ms(1_000)
     }
+}
+
+impl App {
+    fn service(&self) -> &Service {
+        self.issuer.service()
+    }
+}
+
+/// Who asks, where that is wanted; found in a request's extensions.
+#[derive(Clone)]
+struct Asker(Option<event::Request>);
+
+fn asker(peer: Peer, request: &Request<Incoming>, request_id: &HeaderValue) -> event::Request {
+    event::Request::new(Some(peer.ip), request.headers().get(USER_AGENT), request_id, Api::Rest)
 }
 
 /// A header's value that is made of visible ASCII.

@@ -13,12 +13,11 @@ use axum::{Extension, Json, Router};
 use http_body_util::Full;
 use jiff::Timestamp;
 use serde::Serialize;
-use snowmint::{ComposeError, Format};
+use snowmint::{ComposeError, Format, Id};
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::App;
 use super::body::{
     BatchRequest, Bounds, BoundsParams, Form, Many, ManyParams, One, OneParams, ParseFormat, ParseParams,
     ParseRequest, Parsed, Ranges, RangesParams,
@@ -27,6 +26,7 @@ use super::extract::{self, BodyLimit, Params};
 use super::failure::{ErrorBody, Failure, Failures};
 use super::idempotency::Batch;
 use super::reports::{self, ReportParams};
+use super::{App, Asker};
 use crate::api::request::{self, Origin};
 use crate::cluster::Cluster;
 use crate::error::{Code, Error};
@@ -87,29 +87,33 @@ pub(super) fn routes(body_bytes_max: usize) -> (Router<Arc<App>>, utoipa::openap
     (router, openapi)
 }
 
-/// One ID as it is asked for most, if there is one without waiting.
-pub(super) fn one_id(service: &Service) -> Option<Response<Full<Bytes>>> {
-    let body = One::new(service.id_now()?, Form::Number, service.layout());
-    Some(json_response(body.usual_json()))
+/// One ID as it is asked for most.
+pub(super) fn one_id(id: Id, service: &Service) -> Response<Full<Bytes>> {
+    json_response(One::new(id, Form::Number, service.layout()).usual_json())
 }
 
 /// One ID
 #[utoipa::path(get, path = "/api/v1/id", params(OneParams), responses((status = 200, body = One, description = "the ID and its parts"), Failures))]
-async fn get_id(State(app): AppState, Params(params): Params<OneParams>) -> Result<Response<Body>, Failure> {
+async fn get_id(
+    State(app): AppState,
+    Extension(asker): Extension<Asker>,
+    Params(params): Params<OneParams>,
+) -> Result<Response<Body>, Failure> {
     let form = Form::named(params.format.as_deref())?;
-    let id = app.service.id().await?;
-    Ok(json(&One::new(id, form, app.service.layout()), ONE_BYTES))
+    let id = app.issuer.id(asker.0).await?;
+    Ok(json(&One::new(id, form, app.service().layout()), ONE_BYTES))
 }
 
 /// Several IDs, all or none
 #[utoipa::path(get, path = "/api/v1/ids", params(ManyParams), responses((status = 200, body = Many, description = "the IDs, lowest first"), Failures))]
 async fn get_ids(
     State(app): AppState,
+    Extension(asker): Extension<Asker>,
     Params(params): Params<ManyParams>,
 ) -> Result<Response<Body>, Failure> {
     let form = Form::named(params.format.as_deref())?;
     let count = request::count(params.count.as_deref().unwrap_or("1"), BATCH_IDS_MAX)?;
-    Ok(listed(&batch(&app.service, count).await?, form))
+    Ok(listed(&batch(&app, count, asker).await?, form))
 }
 
 /// Several IDs, all or none
@@ -128,6 +132,7 @@ async fn get_ids(
 )]
 async fn post_batch(
     State(app): AppState,
+    Extension(asker): Extension<Asker>,
     Params(params): Params<OneParams>,
     headers: HeaderMap,
     extract::Json(wanted): extract::Json<BatchRequest>,
@@ -135,7 +140,7 @@ async fn post_batch(
     let form = Form::named(params.format.as_deref())?;
     let count = wanted.count.ok_or_else(|| missing("count"))?;
     let count = request::count(count.get(), BATCH_IDS_MAX)?;
-    let mint = async || batch(&app.service, count).await;
+    let mint = async || batch(&app, count, asker).await;
     let batch = match headers.get(IDEMPOTENCY_KEY) {
         Some(key) => app.answers.batch(key.as_bytes(), count, mint).await?,
         None => mint().await?,
@@ -147,11 +152,12 @@ async fn post_batch(
 #[utoipa::path(get, path = "/api/v1/ranges", params(RangesParams), responses((status = 200, body = Ranges, description = "the ranges, lowest first"), Failures))]
 async fn get_ranges(
     State(app): AppState,
+    Extension(asker): Extension<Asker>,
     Params(params): Params<RangesParams>,
 ) -> Result<Response<Body>, Failure> {
     let form = Form::named(params.format.as_deref())?;
     let count = request::count(params.count.as_deref().unwrap_or("1"), RANGE_IDS_MAX)?;
-    let ranges = app.service.ranges(count).await?;
+    let ranges = app.issuer.ranges(count, asker.0).await?;
     Ok(json(&Ranges::new(&ranges, form), ONE_BYTES))
 }
 
@@ -195,7 +201,7 @@ async fn get_bounds(
 ) -> Result<Json<Bounds>, Failure> {
     let from_ms = unix_ms("from", params.from.as_deref())?;
     let to_ms = unix_ms("to", params.to.as_deref())?;
-    let bounds = app.service.layout().bounds(from_ms, to_ms).map_err(|error| {
+    let bounds = app.service().layout().bounds(from_ms, to_ms).map_err(|error| {
         let parameter = match error {
             ComposeError::BeforeEpoch { timestamp_ms, .. } if timestamp_ms == from_ms => "from",
             _ => "to",
@@ -215,7 +221,7 @@ async fn get_bounds(
     )
 )]
 async fn get_health(State(app): AppState) -> (StatusCode, Json<Health>) {
-    let health = app.service.health();
+    let health = app.service().health();
     let status = if health.status == "unhealthy" { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     (status, Json(health))
 }
@@ -225,7 +231,8 @@ async fn get_health(State(app): AppState) -> (StatusCode, Json<Health>) {
 async fn get_cluster(State(app): AppState) -> Result<Json<Cluster>, Failure> {
     match app.registry.snapshot().await {
         Ok(snapshot) => {
-            let cluster = Cluster::new(snapshot, app.registry_name.clone(), timestamp(app.service.now_ms()));
+            let cluster =
+                Cluster::new(snapshot, app.registry_name.clone(), timestamp(app.service().now_ms()));
             let cluster = cluster.with_problem(app.settings.current().problem.clone());
             app.cluster.store(Some(Arc::new(cluster.clone())));
             Ok(Json(cluster))
@@ -260,7 +267,7 @@ async fn get_report(
     Params(params): Params<ReportParams>,
 ) -> Result<Response<Body>, Failure> {
     let report = reports::named(name)?;
-    let scope = params.scope(report, timestamp(app.service.now_ms()))?;
+    let scope = params.scope(report, timestamp(app.service().now_ms()))?;
     let store = app.reports.as_ref().ok_or_else(reports::no_store)?;
     let rows = store.report(report, &scope).await.map_err(|error| reports::unanswered(report, &error))?;
     let answer = reports::Answer::new(report, store.name(), &scope, rows);
@@ -289,8 +296,8 @@ async fn livez() -> &'static str {
     )
 )]
 async fn readyz(State(app): AppState) -> (StatusCode, String) {
-    match app.service.unready() {
-        None => (StatusCode::OK, format!("ready, for {} ms of window\n", app.service.window_left_ms())),
+    match app.service().unready() {
+        None => (StatusCode::OK, format!("ready, for {} ms of window\n", app.service().window_left_ms())),
         Some(refused) => (StatusCode::SERVICE_UNAVAILABLE, format!("{refused}\n")),
     }
 }
@@ -298,7 +305,7 @@ async fn readyz(State(app): AppState) -> (StatusCode, String) {
 /// The metrics, for Prometheus
 #[utoipa::path(get, path = "/metrics", responses((status = 200, body = String, content_type = "text/plain", description = "in Prometheus' text form")))]
 async fn get_metrics(State(app): AppState) -> impl IntoResponse {
-    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], app.service.render_metrics())
+    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], app.service().render_metrics())
 }
 
 async fn nothing_there(uri: axum::http::Uri) -> Failure {
@@ -314,9 +321,9 @@ async fn wrong_method(method: axum::http::Method) -> (StatusCode, Failure) {
     (StatusCode::METHOD_NOT_ALLOWED, Failure(Error::new(Code::InvalidRequest, message)))
 }
 
-async fn batch(service: &Service, count: u32) -> Result<Batch, Failure> {
+async fn batch(app: &App, count: u32, asker: Asker) -> Result<Batch, Failure> {
     let arrived = Instant::now();
-    let ranges = service.ranges(count).await?.into();
+    let ranges = app.issuer.ranges(count, asker.0).await?.into();
     // Whole microseconds: what is below them says nothing.
     let generation_time_ms = (arrived.elapsed().as_secs_f64() * 1e6).round() / 1e3;
     Ok(Batch { ranges, generation_time_ms })
@@ -329,7 +336,7 @@ fn listed(batch: &Batch, form: Form) -> Response<Body> {
 
 fn parsed(app: &App, text: &str, format: Option<Format>) -> Result<Json<Parsed>, Failure> {
     let id = request::id(text, format)?;
-    let origin = Origin::of(id, app.service.layout(), app.service.now_ms());
+    let origin = Origin::of(id, app.service().layout(), app.service().now_ms());
     let datacenter_name = app.settings.datacenter_name(origin.parts.slot.datacenter);
     Ok(Json(Parsed::new(id, &origin, datacenter_name)))
 }

@@ -44,8 +44,7 @@ mod proto {
     tonic::include_proto!("etcdserverpb");
 }
 
-/// The directory of the settings, and that of everything, below the root.
-const CONFIG: &str = "config/";
+/// The directory of everything, below the root.
 const EVERYTHING: &str = "";
 
 /// How often an extension is tried whose lease turns out to be gone: with that lease, and with a new one.
@@ -156,12 +155,13 @@ impl Registry for EtcdRegistry {
         // One transaction: of many first nodes, one writes all that is missing.
         let missing = tree::settings(wanted)
             .map(|(path, value)| when(has_revision(path, None), put(path, value, NO_LEASE)));
-        let read = self.run(deadline(), missing.into_iter().chain([get_below(CONFIG)]).collect()).await?;
+        let read =
+            self.run(deadline(), missing.into_iter().chain([get_below(key::CONFIG)]).collect()).await?;
         tree::namespace(&entries(read))
     }
 
     async fn settings(&self) -> Result<(Namespace, Changed), RegistryError> {
-        let read = self.run(deadline(), vec![get_below(CONFIG)]).await?;
+        let read = self.run(deadline(), vec![get_below(key::CONFIG)]).await?;
         let Revision(seen) = revision(&read);
         let changed = changed(Arc::clone(&self.client), seen + 1);
         Ok((tree::namespace(&entries(read))?, Box::pin(changed)))
@@ -282,7 +282,7 @@ impl Registry for EtcdRegistry {
 
 /// Ends when there is a change of the settings from the revision `from` on.
 async fn changed(client: Arc<Client>, from: u64) {
-    let what = below(CONFIG);
+    let what = below(key::CONFIG);
     let what =
         WatchCreateRequest { key: what.key, range_end: what.range_end, start_revision: from.cast_signed() };
     loop {

@@ -21,7 +21,6 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
-use snowmint::Slot;
 use tokio::sync::Mutex;
 
 use super::{Batch, Sink, SinkError};
@@ -114,17 +113,6 @@ impl EmbeddedStore {
     #[must_use]
     pub fn new(directory: &Path, settings: MetricsStore) -> Self {
         Self { path: directory.join(FILE), settings, database: Arc::default() }
-    }
-
-    /// Stores measurements of this node.
-    pub async fn measure(
-        &self,
-        at_ms: u64,
-        slot: Option<Slot>,
-        values: &[(&str, f64)],
-    ) -> Result<(), StoreError> {
-        let values: Vec<_> = values.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
-        self.change(move |connection| write::measurements(connection, at_ms, slot, &values)).await
     }
 
     /// Makes a change, drops what there is no room or no reason for, and makes all of it durable.

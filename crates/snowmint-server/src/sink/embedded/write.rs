@@ -8,7 +8,7 @@ use snowmint::Slot;
 
 use super::latencies::Latencies;
 use crate::config::Detail;
-use crate::event::{Drifted, Event, Failed, Issued, Overflowed, Request, What};
+use crate::event::{Drifted, Event, Failed, Issued, Measured, Overflowed, Request, What};
 use crate::report::DRIFT_MS_MIN;
 use crate::sink::Batch;
 
@@ -54,6 +54,7 @@ fn row(database: &Connection, event: &Event, detail: bool) -> rusqlite::Result<(
         }
         What::Drifted(drifted) => drift(database, at_ms, drifted),
         What::Overflowed(overflowed) => overflow(database, at_ms, overflowed),
+        What::Measured(measured) => measurements(database, at_ms, measured),
         // What is only counted, and what the document has no table of: the archive keeps it.
         What::Issued(_) | What::Failed(_) | What::Slot(_) => Ok(()),
     }
@@ -116,18 +117,13 @@ fn overflow(database: &Connection, at_ms: i64, overflowed: &Overflowed) -> rusql
     Ok(())
 }
 
-/// This node's own measurements.
-pub(super) fn measurements(
-    database: &Connection,
-    at_ms: u64,
-    slot: Option<Slot>,
-    values: &[(String, f64)],
-) -> rusqlite::Result<()> {
+fn measurements(database: &Connection, at_ms: i64, measured: &Measured) -> rusqlite::Result<()> {
     let insert = "INSERT INTO performance_metrics VALUES (NULL, ?1, ?2, ?3, ?4, ?5)";
     let mut insert = database.prepare_cached(insert)?;
-    let (datacenter, worker) = (slot.map(|slot| slot.datacenter), slot.map(|slot| slot.worker));
-    for (name, value) in values {
-        insert.execute(params![signed(at_ms), datacenter, worker, name, value])?;
+    let datacenter = measured.slot.map(|slot| slot.datacenter);
+    let worker = measured.slot.map(|slot| slot.worker);
+    for (name, value) in &measured.values {
+        insert.execute(params![at_ms, datacenter, worker, name, value])?;
     }
     Ok(())
 }
@@ -187,7 +183,7 @@ impl<'a> Minutes<'a> {
             What::Overflowed(overflowed) => {
                 self.overflows.entry(key(Some(overflowed.slot))).or_default().add(overflowed);
             }
-            What::Drifted(_) | What::Slot(_) => {}
+            What::Drifted(_) | What::Slot(_) | What::Measured(_) => {}
         }
     }
 

@@ -1,0 +1,97 @@
+//! Requests for IDs, and for errors: what is given to whom becomes an event.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use snowmint::{Id, IdRange, Layout};
+
+use crate::error::{Code, Error};
+use crate::event::{Event, Events, Failed, Issued, Keeping, Request, What};
+use crate::service::{Minted, Service};
+
+/// Gives IDs, and has it written down who got them.
+#[derive(Clone)]
+pub(super) struct Issuer {
+    service: Arc<Service>,
+    events: Arc<Events>,
+}
+
+impl Issuer {
+    pub(super) fn new(service: Arc<Service>, events: Arc<Events>) -> Self {
+        Self { service, events }
+    }
+
+    pub(super) fn service(&self) -> &Service {
+        &self.service
+    }
+
+    /// Whether anybody wants to know who asks.
+    pub(super) fn asks_who(&self) -> bool {
+        self.events.keeping() != Keeping::Off
+    }
+
+    /// One ID, if there is one that can be given without any wait.
+    pub(super) fn id_now(&self, asker: impl FnOnce() -> Request) -> Option<Id> {
+        if self.events.keeping() == Keeping::Strict {
+            return None;
+        }
+        let (id, took) = self.service.id_now()?;
+        if self.asks_who() {
+            let range = IdRange::new(id, 1).expect("one ID is a range");
+            let minted = Minted { ranges: vec![range], took, waited: Duration::ZERO };
+            self.events.take(self.issued(minted, asker()));
+        }
+        Some(id)
+    }
+
+    /// One ID.
+    pub(super) async fn id(&self, asker: Option<Request>) -> Result<Id, Error> {
+        Ok(self.ranges(1, asker).await?[0].first())
+    }
+
+    /// `count` IDs as runs of consecutive ones, in order: all or none.
+    pub(super) async fn ranges(&self, count: u32, asker: Option<Request>) -> Result<Vec<IdRange>, Error> {
+        let minted = self.service.mint(count).await?;
+        let Some(asker) = asker else { return Ok(minted.ranges) };
+        let ranges = minted.ranges.clone();
+        let event = self.issued(minted, asker);
+        match self.events.keeping() {
+            Keeping::Off => {}
+            Keeping::Relaxed => self.events.take(event),
+            Keeping::Strict if self.events.keep(event).await => {}
+            Keeping::Strict => {
+                let message = "the IDs were not written down (the journal is full or cannot be written), and \
+                               journal.durability is strict: nobody gets them";
+                return Err(Error::new(Code::AuditUnavailable, message).retry_after_ms(1_000));
+            }
+        }
+        Ok(ranges)
+    }
+
+    /// Counts an error that a caller is told, and has it written down.
+    pub(super) fn failed(&self, error: &Error, arrived: Instant, asker: Option<Request>) {
+        self.service.failed(error.code);
+        let Some(request) = asker.filter(|_| self.asks_who()) else { return };
+        let failed = Failed {
+            slot: self.service.slot(),
+            code: error.code.number(),
+            message: error.message.clone(),
+            latency_us: micros(arrived.elapsed()),
+            request,
+        };
+        self.events.take(Event { at_ms: self.service.now_ms(), what: What::Failed(failed) });
+    }
+
+    fn issued(&self, minted: Minted, request: Request) -> Event {
+        let layout: Layout = self.service.layout();
+        let Minted { ranges, took, waited } = minted;
+        // A request that waited while the node changed slots has IDs of both: each ID says which.
+        let slot = layout.decompose(ranges[0].first()).slot;
+        let issued = Issued { slot, ranges, latency_us: micros(took), queue_us: micros(waited), request };
+        Event { at_ms: self.service.now_ms(), what: What::Issued(issued) }
+    }
+}
+
+fn micros(duration: Duration) -> u32 {
+    u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
+}
