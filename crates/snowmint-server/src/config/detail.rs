@@ -59,3 +59,21 @@ impl From<Detail> for String {
         detail.to_string()
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::Detail;
+
+    #[test]
+    fn a_detail_is_read_as_it_is_written() {
+        for (text, kept) in [("every", 30), ("sampled 10", 3), ("none", 0)] {
+            let detail = Detail::try_from(text.to_owned()).unwrap();
+            assert_eq!(detail.to_string(), text);
+            assert_eq!((0..30).filter(|number| detail.keeps(*number)).count(), kept);
+        }
+        for text in ["", "all", "sampled", "sampled 0", "sampled x", "10"] {
+            assert!(Detail::try_from(text.to_owned()).is_err(), "{text}");
+        }
+    }
+}

@@ -4,11 +4,11 @@ use std::num::NonZeroU32;
 
 use snowmint_server::clickhouse::{retention, schema};
 use snowmint_server::config::Detail;
-use snowmint_server::event::{Event, What};
+use snowmint_server::event::{Event, Measured, What};
 use snowmint_server::sink::{Batch, Sink};
 use uuid::Uuid;
 
-use super::contract::{self, A, day_ms, failed, issued, measured};
+use super::contract::{self, A, day_ms, failed, issued};
 use super::store::{Store, sink};
 
 #[tokio::test]
@@ -96,8 +96,11 @@ async fn the_hourly_view_is_right_before_and_after_merges() {
     let journal = Uuid::new_v4();
     // In two parts, so that there is something to merge: 10, 16, 12, 90 are 32 on average.
     for (n, values) in [[10.0, 16.0], [12.0, 90.0]].iter().enumerate() {
-        let measurement =
-            |value: &f64| measured(u64::from(hour + 60) * 1_000, Some(A), "ids_per_second", *value);
+        let measurement = |value: &f64| {
+            let values = vec![("ids_per_second".into(), *value)];
+            let what = What::Measured(Measured { slot: Some(A), values });
+            Event { at_ms: u64::from(hour + 60) * 1_000, what }
+        };
         let events = values.iter().map(measurement).collect();
         let batch = Batch { journal, first: 2 * n as u64, events };
         for _ in 0..2 {

@@ -2,7 +2,5 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 #![allow(missing_docs, unreachable_pub, reason = "tests")]
 
-#[allow(dead_code, reason = "a store's own tests use more of it")]
 mod contract;
-
 mod embedded;

@@ -51,7 +51,7 @@ CREATE TABLE sequence_overflow_events (
 );
 
 -- What the reports are made of, exact whatever became of the rows above. Minutes count from 1970; a node without
--- a slot is -1, because a key has no null.
+-- a slot is -1, because a key has no null. Where rows are long, a table without rowids would give each a page more.
 
 CREATE TABLE requests_by_minute (
     minute INTEGER NOT NULL,
@@ -64,7 +64,7 @@ CREATE TABLE requests_by_minute (
     latency_max_us INTEGER NOT NULL,
     latencies BLOB NOT NULL,
     PRIMARY KEY (minute, datacenter_id, worker_id)
-) WITHOUT ROWID;
+);
 
 CREATE TABLE errors_by_minute (
     minute INTEGER NOT NULL,

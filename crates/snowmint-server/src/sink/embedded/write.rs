@@ -120,8 +120,8 @@ fn overflow(database: &Connection, at_ms: i64, overflowed: &Overflowed) -> rusql
 fn measurements(database: &Connection, at_ms: i64, measured: &Measured) -> rusqlite::Result<()> {
     let insert = "INSERT INTO performance_metrics VALUES (NULL, ?1, ?2, ?3, ?4, ?5)";
     let mut insert = database.prepare_cached(insert)?;
-    let slot = measured.slot;
-    let (datacenter, worker) = (slot.map(|slot| slot.datacenter), slot.map(|slot| slot.worker));
+    let datacenter = measured.slot.map(|slot| slot.datacenter);
+    let worker = measured.slot.map(|slot| slot.worker);
     for (name, value) in &measured.values {
         insert.execute(params![at_ms, datacenter, worker, name, value])?;
     }
