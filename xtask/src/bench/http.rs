@@ -1,9 +1,10 @@
-//! `cargo xtask bench http`: the server, beside a bare hyper server under the same load.
+//! `cargo xtask bench http`: the server, beside a bare hyper server under the same load, and beside itself with
+//! everything written down.
 //!
-//! Both run at once on the same core, and are loaded in turn from another (in the order ours, bare, bare,
+//! All run at once on the same core, and are loaded in turn from another (in the order ours, other, other,
 //! ours, so that a machine that slows down slows both), and what is shown are medians. The bare server
-//! returns the same bytes and headers for every request, so what it costs is what HTTP costs. Both are built
-//! as they would be shipped, in the profile `dist`.
+//! returns the same bytes and headers for every request, so what it costs is what HTTP costs; ours writes
+//! nothing down in that comparison. All are built as they would be shipped, in the profile `dist`.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -50,7 +51,7 @@ pub(crate) fn run(shell: &Shell, options: &Options) -> Result<()> {
         Ok(cmd!(shell, "cargo build --profile dist --locked -p xtask --example bare_hyper").run()?)
     })?;
     let bench = Bench::start(shell, options)?;
-    let (ours, bare) = bench.alternate()?;
+    let (ours, bare) = bench.alternate("single IDs", &bench.ours, &bench.bare)?;
     println!("\n{:<44}{:>12}{:>12}{:>8}  wanted", "", "snowmint", "bare hyper", "ratio");
     compare("single IDs, requests/s", rate(&ours), rate(&bare), "at least 0.9");
     compare("single IDs, processor us per request", cost_us(&ours), cost_us(&bare), "at most 1.3");
@@ -60,6 +61,11 @@ pub(crate) fn run(shell: &Shell, options: &Options) -> Result<()> {
     show("from start to first ID, ms", bench.ours.first_answer.as_secs_f64() * 1e3, "below 200");
     show("batches of 10,000, IDs/s", bench.batches()?, "");
     show("ranges of 1,000,000, IDs/s", bench.ranges()?, "");
+    let (recorded, silent) = bench.alternate("written down", &bench.recorded, &bench.ours)?;
+    println!("\n{:<44}{:>12}{:>12}{:>8}  wanted", "", "journal on", "off", "ratio");
+    compare("single IDs, requests/s", rate(&recorded), rate(&silent), "at least 0.85");
+    compare("single IDs, processor us per request", cost_us(&recorded), cost_us(&silent), "");
+    compare("single IDs, p99 us", p99_us(&recorded), p99_us(&silent), "");
     Ok(())
 }
 
@@ -67,10 +73,13 @@ struct Bench<'a> {
     shell: &'a Shell,
     options: &'a Options,
     snowmint: PathBuf,
+    /// Writes nothing down.
     ours: Server,
+    /// As it is by default: with a journal, and the metrics store behind it.
+    recorded: Server,
     bare: Server,
     clock_ticks_hz: u64,
-    _data_dir: TempDir,
+    _data_dirs: [TempDir; 2],
 }
 
 /// One run of the load generator against one server.
@@ -86,26 +95,27 @@ impl<'a> Bench<'a> {
     fn start(shell: &'a Shell, options: &'a Options) -> Result<Self> {
         let programs = target_dir(shell)?.join("dist");
         let snowmint = programs.join("snowmint");
-        let data_dir = TempDir::new()?;
-        let ours = start_snowmint(&snowmint, data_dir.path())?;
+        let data_dirs = [TempDir::new()?, TempDir::new()?];
+        let ours = start_snowmint(&snowmint, data_dirs[0].path(), "off")?;
+        let recorded = start_snowmint(&snowmint, data_dirs[1].path(), "relaxed")?;
         let bare = start_bare(&programs.join("examples/bare_hyper"), &ours)?;
         let clock_ticks_hz = cmd!(shell, "getconf CLK_TCK").quiet().read()?.parse()?;
-        Ok(Self { shell, options, snowmint, ours, bare, clock_ticks_hz, _data_dir: data_dir })
+        Ok(Self { shell, options, snowmint, ours, recorded, bare, clock_ticks_hz, _data_dirs: data_dirs })
     }
 
-    /// Single IDs from both servers in turn.
-    fn alternate(&self) -> Result<(Vec<Run>, Vec<Run>)> {
-        let (mut ours, mut bare) = (Vec::new(), Vec::new());
-        step("single IDs", || {
+    /// Single IDs from two servers in turn.
+    fn alternate(&self, what: &str, one: &Server, other: &Server) -> Result<(Vec<Run>, Vec<Run>)> {
+        let (mut ones, mut others) = (Vec::new(), Vec::new());
+        step(what, || {
             for _ in 0..self.options.rounds {
-                ours.push(self.single_ids(&self.ours, &[])?);
-                bare.push(self.single_ids(&self.bare, &[])?);
-                bare.push(self.single_ids(&self.bare, &[])?);
-                ours.push(self.single_ids(&self.ours, &[])?);
+                ones.push(self.single_ids(one, &[])?);
+                others.push(self.single_ids(other, &[])?);
+                others.push(self.single_ids(other, &[])?);
+                ones.push(self.single_ids(one, &[])?);
             }
             Ok(())
         })?;
-        Ok((ours, bare))
+        Ok((ones, others))
     }
 
     /// The processor share, in percent of a core, of both at so many requests a second.
@@ -181,13 +191,17 @@ impl<'a> Bench<'a> {
     }
 }
 
-fn start_snowmint(program: &Path, data_dir: &Path) -> Result<Server> {
+fn start_snowmint(program: &Path, data_dir: &Path, journal: &str) -> Result<Server> {
     let address = free_address()?;
     let mut command = pin(SERVER_CORE)?;
     command.extend([program.display().to_string(), "serve".into()]);
     command.extend(["--data-dir".into(), data_dir.display().to_string()]);
     let listen = address.to_string();
-    let environment = [("SNOWMINT_HTTP__LISTEN", listen.as_str()), ("SNOWMINT_GRPC__LISTEN", "")];
+    let environment = [
+        ("SNOWMINT_HTTP__LISTEN", listen.as_str()),
+        ("SNOWMINT_GRPC__LISTEN", ""),
+        ("SNOWMINT_JOURNAL__DURABILITY", journal),
+    ];
     Server::start(&command, &environment, address, ID_PATH)
 }
 
