@@ -1,4 +1,5 @@
-//! `cargo xtask faults`: the fault scenarios of fleets at their whole size, with their figures.
+//! `cargo xtask faults`: the fault scenarios of fleets and of what is written down, at their whole size, with their
+//! figures.
 
 use anyhow::Result;
 use xshell::{Shell, cmd};
@@ -20,11 +21,11 @@ pub(crate) fn run(shell: &Shell, options: &Options) -> Result<()> {
     shell.set_var("SNOWMINT_FAULTS_WHOLE", "1");
     step("faults", || {
         if on_path("cargo-nextest").is_some() {
-            let filter = format!("test(/^fleet::.*{name}/)");
+            let filter = format!("test(/^(fleet|records)::.*{name}/)");
             Ok(cmd!(shell, "cargo nextest run --release -p snowmint-server --test faults --locked --no-fail-fast --no-capture -E {filter}").run()?)
         } else {
-            let name = format!("fleet::{name}");
-            Ok(cmd!(shell, "cargo test --release -p snowmint-server --test faults --locked --no-fail-fast -- --nocapture --test-threads 1 {name}").run()?)
+            let (fleet, records) = (format!("fleet::{name}"), format!("records::{name}"));
+            Ok(cmd!(shell, "cargo test --release -p snowmint-server --test faults --locked --no-fail-fast -- --nocapture --test-threads 1 {fleet} {records}").run()?)
         }
     })
 }

@@ -134,13 +134,13 @@ fn assert_refusals(journal: &Journal) {
 
 /// The signal that a write past the limit brings is ignored, so that the write fails: what a shell ignores is
 /// ignored by what it runs.
-fn serve_on_small_disk(directory: &TempDir, before: &str) -> Serve {
+pub fn serve_on_small_disk(directory: &TempDir, before: &str) -> Serve {
     let mut shell = Command::new("sh");
     shell.args(["-c", &format!("trap '' XFSZ; {before} exec \"$@\""), "sh", BINARY]);
     Serve::with(shell, directory.path()).set("lease.window_ms", "2000")
 }
 
-fn limit_files(node: &Node, bytes: Option<u64>) {
+pub fn limit_files(node: &Node, bytes: Option<u64>) {
     let limit = Rlimit { current: bytes, maximum: None };
     prlimit(Some(node.pid()), Resource::Fsize, limit).unwrap();
 }

@@ -15,5 +15,6 @@ mod crash;
 mod disk;
 mod fleet;
 mod pause;
+mod records;
 mod start;
 mod stop;
