@@ -10,6 +10,8 @@ use crate::config::{Log, LogFormat};
 pub fn init(settings: &Log) {
     let filter = EnvFilter::new(&settings.level);
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    // Where nobody reads standard error any more, saying so there would be a panic, which ends the task that logged.
+    let builder = builder.log_internal_errors(false);
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     // Somebody who embeds the server may have a log already, which then is the one.
     let _ = if is_json(settings) {
