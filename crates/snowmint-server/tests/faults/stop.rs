@@ -1,13 +1,15 @@
 //! SIGTERM under load, and what becomes of the slot.
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::process::Stdio;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::checker::Checker;
 use crate::load::{Load, Receipt};
-use crate::process::{Node, STOP, Serve, registry};
+use crate::process::{BINARY, Node, STOP, Serve, registry, until};
 
 /// Two workers only, so that it shows who may have which.
 const LAYOUT: &str = "41/5/1/16";
@@ -56,6 +58,33 @@ async fn sigterm_under_load_drains_and_retires_the_slot() {
     checker.add("first", &load.finish().await);
     checker.add("second", &second_load.finish().await);
     checker.assert_unique();
+}
+
+/// Whoever read the log is gone, as where a log's pipe died: the node goes on, and stops when it is told to.
+#[tokio::test]
+async fn sigterm_with_a_log_that_nobody_reads() {
+    let directory = TempDir::new().unwrap();
+    let mut command = std::process::Command::new(BINARY);
+    command.args(["serve", "--http", "127.0.0.1:0", "--grpc", "", "--data-dir"]).arg(directory.path());
+    let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("\"message\":\"serving\"") {
+        line.clear();
+        assert_ne!(log.read_line(&mut line).unwrap(), 0, "the node ended");
+    }
+    drop(log);
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    let mut ended = None;
+    until(
+        || {
+            ended = child.try_wait().unwrap();
+            std::future::ready(ended.is_some())
+        },
+        "the end of the node",
+    )
+    .await;
+    assert_eq!(ended.unwrap().code(), Some(0));
 }
 
 /// A node that has no slot stops as well.
