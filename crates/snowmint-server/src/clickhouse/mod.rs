@@ -1,6 +1,6 @@
 //! ClickHouse: the connection, the schema in it, and how long it keeps what it is given.
 //!
-//! What is written there is in [`crate::sink::clickhouse`], what is read in [`crate::report::clickhouse`].
+//! The sink and the reports of that name use it.
 
 pub mod retention;
 pub mod schema;
@@ -13,8 +13,12 @@ use std::time::Duration;
 use clickhouse::Client;
 use clickhouse::error::Error;
 use serde_json::Value;
+use snowmint::Slot;
 
 use crate::config;
+
+/// Both parts of the slot of a node that held none. No layout has room for it beside a useful sequence.
+pub const NO_SLOT: Slot = Slot { datacenter: u16::MAX, worker: u16::MAX };
 
 /// The longest a question may take, in milliseconds.
 const QUERY_MS_MAX: u64 = 30_000;

@@ -22,6 +22,7 @@
 //! without readers that follow (okaywal, commitlog, wal-db, walogs), or databases (raft-engine). None has several
 //! durable cursors, a bound in bytes that sheds, and batches that are the same after a restart.
 
+mod batch;
 mod cursor;
 mod reader;
 mod record;
@@ -45,6 +46,7 @@ use cursor::{Cursor, CursorFile};
 use record::{Header, Position, Step, Walk};
 use writer::Writer;
 
+pub use batch::Batch;
 pub use reader::{Lag, Reader};
 pub use writer::{IDLE_MS, POLL_MS};
 

@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use super::Batch;
 use super::cursor::{Cursor, CursorFile};
 use super::record::{Position, Step, Walk};
 use super::{JournalError, Progress, Shared, cursor_path, file_error};
 use crate::event::Event;
-use crate::sink::Batch;
 
 /// Tells how far a sink is behind.
 #[derive(Clone)]

@@ -8,8 +8,7 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 
 use super::{DRIFT_MS_MIN, ROWS_MAX, Report, ReportError, Reports, Rows, Scope, latency};
-use crate::clickhouse::{ClickHouse, ClickHouseError};
-use crate::sink::clickhouse::NO_SLOT;
+use crate::clickhouse::{ClickHouse, ClickHouseError, NO_SLOT};
 
 /// ClickHouse, as a store that answers.
 pub struct ClickHouseReports {
@@ -17,7 +16,7 @@ pub struct ClickHouseReports {
 }
 
 impl ClickHouseReports {
-    /// Answers from what a [`crate::sink::clickhouse::ClickHouseSink`] wrote there.
+    /// Answers from what a node's sink wrote there.
     #[must_use]
     pub fn new(clickhouse: ClickHouse) -> Self {
         Self { clickhouse }

@@ -3,11 +3,11 @@
 use async_trait::async_trait;
 use clickhouse::{Row, RowWrite};
 use serde::Serialize;
-use snowmint::{Layout, Slot};
+use snowmint::Layout;
 use uuid::Uuid;
 
 use super::{Batch, Sink, SinkError};
-use crate::clickhouse::{ClickHouse, ClickHouseError};
+use crate::clickhouse::{ClickHouse, ClickHouseError, NO_SLOT};
 use crate::config::Detail;
 use crate::event::{Drifted, Event, Failed, Issued, Measured, Overflowed, What};
 use crate::report::latency;
@@ -18,9 +18,6 @@ pub const INSERT_MS_MAX: u64 = 30_000;
 /// How many IDs one insert expands to, unless a single range has more: what one takes of ClickHouse's memory and time
 /// is bounded by it.
 pub const IDS_MAX: u64 = 1_000_000;
-
-/// Both parts of the slot of a node that held none. No layout has room for it beside a useful sequence.
-pub const NO_SLOT: Slot = Slot { datacenter: u16::MAX, worker: u16::MAX };
 
 /// ClickHouse's errors that are about the rows: sent again they would be refused again.
 ///
