@@ -31,6 +31,14 @@ pub struct Mark {
     failing: AtomicBool,
 }
 
+/// What a node knew of its registry at some moment.
+#[derive(Debug)]
+pub struct Recollection {
+    directory: String,
+    cluster_id: Option<Uuid>,
+    ceilings: BTreeMap<Slot, Id>,
+}
+
 /// Why the mark does not let a node go on.
 #[derive(Debug, thiserror::Error)]
 pub enum MarkError {
@@ -45,7 +53,7 @@ pub enum MarkError {
         source: io::Error,
     },
     /// A file has what was never written to it.
-    #[error("{path} has {text:?}, and {wanted} is wanted: put it right, or remove {directory} if {when}")]
+    #[error("{path} has {text:?}, and {wanted} is wanted: put it right, or remove {directory} once {WHEN}")]
     Damaged {
         /// Which file.
         path: String,
@@ -55,13 +63,11 @@ pub enum MarkError {
         wanted: &'static str,
         /// The mark's directory.
         directory: String,
-        /// When that may be removed.
-        when: &'static str,
     },
     /// The registry is another namespace's.
     #[error(
         "the registry is that of cluster {registry}, and this node belongs to cluster {own}: it was wiped, or it is \
-         another one. If it is meant to replace the old one, remove {directory} and start again, once {when}"
+         another one. If it is meant to replace the old one, remove {directory} and start again, once {WHEN}"
     )]
     OtherCluster {
         /// The registry's.
@@ -70,14 +76,12 @@ pub enum MarkError {
         own: Uuid,
         /// The mark's directory.
         directory: String,
-        /// When that may be removed.
-        when: &'static str,
     },
     /// The registry knows less than this node was given.
     #[error(
         "the registry has forgotten windows: this node was given {slot} up to {remembered}, the registry has {}: it \
          was put back from an old copy. Put the newest one back, or remove {directory} and start again, once \
-         {when}", known.map_or("none".to_owned(), |known| known.to_string())
+         {WHEN}", known.map_or("none".to_owned(), |known| known.to_string())
     )]
     Forgotten {
         /// The slot.
@@ -88,8 +92,6 @@ pub enum MarkError {
         known: Option<Timestamp>,
         /// The mark's directory.
         directory: String,
-        /// When that may be removed.
-        when: &'static str,
     },
 }
 
@@ -115,32 +117,19 @@ impl Mark {
         Ok(self.read(NODE_NAME)?.unwrap_or_default())
     }
 
-    /// Refuses a registry that knows less than this node does, and remembers one that is new.
-    pub fn check(&self, snapshot: &Snapshot, layout: Layout) -> Result<(), MarkError> {
-        let registry = snapshot.namespace.cluster_id;
-        match self.read_as(CLUSTER_ID, "a UUID", |text| text.parse::<Uuid>().ok())? {
-            None => self.write(CLUSTER_ID, &registry.to_string())?,
-            Some(own) if own != registry => {
-                let directory = self.shown();
-                return Err(MarkError::OtherCluster { registry, own, directory, when: WHEN });
-            }
-            Some(_) => {}
+    /// What this node knows, to be read before the registry is: a process that shares the directory may be
+    /// given more at any time.
+    pub fn recall(&self) -> Result<Recollection, MarkError> {
+        let cluster_id = self.read_as(CLUSTER_ID, "a UUID", |text| text.parse().ok())?;
+        Ok(Recollection { directory: self.shown(), cluster_id, ceilings: self.ceilings()? })
+    }
+
+    /// Remembers the namespace, the first time.
+    pub fn belong_to(&self, cluster_id: Uuid) -> Result<(), MarkError> {
+        match self.read(CLUSTER_ID)? {
+            None => self.write(CLUSTER_ID, &cluster_id.to_string()),
+            Some(_) => Ok(()),
         }
-        for (slot, remembered) in self.ceilings()? {
-            let known = snapshot.slots.get(&slot).and_then(|state| state.window.as_ref());
-            let known = known.map(|(record, _)| record.ceiling);
-            if known.is_none_or(|known| known < remembered) {
-                let time = |id| Ceiling::from_id(layout, id).ok().map(|c| timestamp(c.time_ms(layout)));
-                return Err(MarkError::Forgotten {
-                    slot,
-                    remembered: time(remembered).unwrap_or_default(),
-                    known: known.and_then(time),
-                    directory: self.shown(),
-                    when: WHEN,
-                });
-            }
-        }
-        Ok(())
     }
 
     /// Remembers up to where this node was given a slot, if that can be written down.
@@ -173,7 +162,7 @@ impl Mark {
         let Some(text) = self.read(name)? else { return Ok(None) };
         let damaged = || {
             let (path, directory) = (self.directory.join(name).display().to_string(), self.shown());
-            MarkError::Damaged { path, text: text.clone(), wanted, directory, when: WHEN }
+            MarkError::Damaged { path, text: text.clone(), wanted, directory }
         };
         parse(&text).map(Some).ok_or_else(damaged)
     }
@@ -203,6 +192,22 @@ impl Mark {
 
     fn shown(&self) -> String {
         self.directory.display().to_string()
+    }
+}
+
+impl Recollection {
+    /// Refuses a registry, read afterwards, that knows less.
+    pub fn check(&self, snapshot: &Snapshot, layout: Layout) -> Result<(), MarkError> {
+        let (registry, directory) = (snapshot.namespace.cluster_id, self.directory.clone());
+        if let Some(own) = self.cluster_id.filter(|own| *own != registry) {
+            return Err(MarkError::OtherCluster { registry, own, directory });
+        }
+        let known = |slot| Some(snapshot.slots.get(slot)?.window.as_ref()?.0.ceiling);
+        let forgotten = self.ceilings.iter().find(|(slot, remembered)| known(*slot) < Some(**remembered));
+        let Some((&slot, &remembered)) = forgotten else { return Ok(()) };
+        let time = |id| Ceiling::from_id(layout, id).ok().map(|ceiling| timestamp(ceiling.time_ms(layout)));
+        let (remembered, known) = (time(remembered).unwrap_or_default(), known(&slot).and_then(time));
+        Err(MarkError::Forgotten { slot, remembered, known, directory })
     }
 }
 
@@ -254,11 +259,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mark = Mark::new(directory.path()).unwrap();
         let (cluster, layout) = (Uuid::new_v4(), Layout::default());
-        let refusal = |registry: &Snapshot| mark.check(registry, layout).unwrap_err().to_string();
-        mark.check(&registry(cluster, None), layout).unwrap();
+        let check = |registry: &Snapshot| mark.recall()?.check(registry, layout);
+        let refusal = |registry: &Snapshot| check(registry).unwrap_err().to_string();
+        check(&registry(cluster, None)).unwrap();
+        mark.belong_to(cluster).unwrap();
         mark.keep(SLOT, ceiling(5_000));
-        mark.check(&registry(cluster, Some(ceiling(5_000))), layout).unwrap();
-        mark.check(&registry(cluster, Some(ceiling(9_000))), layout).unwrap();
+        check(&registry(cluster, Some(ceiling(5_000)))).unwrap();
+        check(&registry(cluster, Some(ceiling(9_000)))).unwrap();
 
         let wiped = refusal(&registry(Uuid::new_v4(), None));
         assert!(wiped.contains("this node belongs to cluster") && wiped.contains("/mark"), "{wiped}");
@@ -272,6 +279,22 @@ mod tests {
         assert!(damaged.contains("has \"much\", and an ID is wanted"), "{damaged}");
         fs::remove_dir_all(directory.path().join("mark")).unwrap();
         let mark = Mark::new(directory.path()).unwrap();
-        mark.check(&registry(Uuid::new_v4(), None), layout).unwrap();
+        mark.recall().unwrap().check(&registry(Uuid::new_v4(), None), layout).unwrap();
+    }
+
+    /// A process that shares the directory extends its window after the registry was read: that is no reason to
+    /// call the registry old.
+    #[test]
+    fn what_is_given_after_the_registry_was_read_is_not_missed_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let mark = Mark::new(directory.path()).unwrap();
+        let cluster = Uuid::new_v4();
+        mark.keep(SLOT, ceiling(1_000));
+        let before = mark.recall().unwrap();
+        let read = registry(cluster, Some(ceiling(1_000)));
+        mark.keep(SLOT, ceiling(5_000));
+        before.check(&read, Layout::default()).unwrap();
+        let late = mark.recall().unwrap().check(&read, Layout::default());
+        assert!(matches!(late, Err(MarkError::Forgotten { .. })), "{late:?}");
     }
 }

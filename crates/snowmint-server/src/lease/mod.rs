@@ -160,12 +160,9 @@ impl Lease {
     async fn take(&self) -> Result<Tenure, TakeError> {
         let mut races = 0;
         loop {
-            let snapshot = self.registry.snapshot().await.inspect_err(|error| {
-                self.holding.registry_failed(error.to_string());
-            })?;
+            let snapshot = self.believable_snapshot().await?;
             let now_ms = self.clock.now_ms();
             self.check_clock(&snapshot, now_ms)?;
-            let snapshot = self.check_mark(snapshot).await?;
             let choice = allocation::choose(&snapshot, self.settings.layout, &self.wish(), now_ms)?;
             let slot = choice.slot;
             match self.claim(choice, now_ms).await {
@@ -205,13 +202,22 @@ impl Lease {
         Err(TakeError::ClockLeap { now: timestamp(now_ms), newest, days })
     }
 
-    /// A registry that was wiped or put back from an old copy would give windows out anew.
-    async fn check_mark(&self, snapshot: Snapshot) -> Result<Snapshot, MarkError> {
-        let (Some(mark), layout) = (self.settings.mark.clone(), self.settings.layout) else {
-            return Ok(snapshot);
+    /// What the registry has, unless it was wiped or put back from an old copy: it would give windows out anew.
+    async fn believable_snapshot(&self) -> Result<Snapshot, TakeError> {
+        let before = match self.settings.mark.clone() {
+            Some(mark) => {
+                let recall = tokio::task::spawn_blocking(move || mark.recall()).await;
+                Some(recall.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()))?)
+            }
+            None => None,
         };
-        let check = tokio::task::spawn_blocking(move || mark.check(&snapshot, layout).map(|()| snapshot));
-        check.await.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()))
+        let snapshot = self.registry.snapshot().await.inspect_err(|error| {
+            self.holding.registry_failed(error.to_string());
+        })?;
+        if let Some(before) = before {
+            before.check(&snapshot, self.settings.layout)?;
+        }
+        Ok(snapshot)
     }
 
     /// Writes down how far this node was given a slot. Nothing waits for it: what is lost is a piece of the
@@ -315,9 +321,9 @@ impl Lease {
         Ok(())
     }
 
-    fn tell(&self, slot: Slot, turn: Turn, text: String) {
-        let Owner { node, .. } = self.settings.worker.owner.clone();
-        let what = What::Slot(SlotLife { slot, turn, node, note: text });
+    fn tell(&self, slot: Slot, turn: Turn, note: String) {
+        let owner = &self.settings.worker.owner;
+        let what = What::Slot(SlotLife { slot, turn, node: owner.node.clone(), note });
         self.settings.events.take(Event { at_ms: self.clock.now_ms(), what });
     }
 

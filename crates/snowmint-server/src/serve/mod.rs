@@ -111,7 +111,8 @@ pub async fn serve(config: &Config, stop: CancellationToken) -> Result<(), Serve
     let layout = Layout::new(namespace.layout, namespace.epoch_ms)
         .expect("the epoch is the configuration's, which was checked");
     let mark = Mark::new(&config.data_dir)?;
-    mark.check(&registry.snapshot().await?, layout)?;
+    mark.recall()?.check(&registry.snapshot().await?, layout)?;
+    mark.belong_to(namespace.cluster_id)?;
     name_datacenter(config, &*registry).await?;
 
     let clock_settings = ClockSettings {
