@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod config;
 pub mod error;
 pub mod event;
+mod files;
 pub mod journal;
 pub mod lease;
 pub mod log;

@@ -71,7 +71,7 @@ impl Issuer {
     /// Counts an error that a caller is told, and has it written down.
     pub(super) fn failed(&self, error: &Error, arrived: Instant, asker: Option<Request>) {
         self.service.failed(error.code);
-        let Some(request) = asker.filter(|_| self.asks_who()) else { return };
+        let Some(request) = asker else { return };
         let failed = Failed {
             slot: self.service.slot(),
             code: error.code.number(),

@@ -14,15 +14,12 @@ use super::server::Server;
 use super::server_url::ServerUrl;
 use super::{CliError, block_on, iso, or_dash, table, write_table};
 use crate::cluster::Cluster;
-use crate::config::{self, Config};
+use crate::config::{self, Config, NAME_BYTES_MAX};
 use crate::registry::{Namespace, Registry, RegistryError, Retired, Setting, SwapError, timestamp};
 use crate::serve;
 
 /// How often giving a slot back is tried anew because its holder extended it just then.
 const RETIRE_TRIES_MAX: u32 = 5;
-
-/// The longest name of a datacenter or region, in bytes.
-const NAME_BYTES_MAX: usize = 253;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {

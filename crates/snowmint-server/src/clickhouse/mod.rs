@@ -7,7 +7,6 @@ pub mod schema;
 mod tls;
 
 use std::fmt;
-use std::fs;
 use std::time::Duration;
 
 use clickhouse::Client;
@@ -126,11 +125,9 @@ impl ClickHouse {
             server = server.with_user(user);
         }
         if let Some(file) = &config.password_file {
-            let password = fs::read_to_string(file).map_err(|error| ClickHouseError::Settings {
-                key: "clickhouse.password_file",
-                problem: format!("{}: {error}", file.display()),
-            })?;
-            server = server.with_password(password.trim_end_matches(['\r', '\n']));
+            let password = config::password(file)
+                .map_err(|problem| ClickHouseError::Settings { key: "clickhouse.password_file", problem })?;
+            server = server.with_password(password);
         }
         let client = server.clone().with_database(&config.database);
         Ok(Self { client, server, url, database: config.database.clone() })

@@ -9,7 +9,7 @@ mod registry;
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -25,7 +25,7 @@ pub use registry::{Registry, Servers};
 const DATA_DIR_WITHOUT_HOME: &str = "/var/lib/snowmint";
 
 /// The longest name, in bytes: that of a DNS name.
-const NAME_BYTES_MAX: usize = 253;
+pub(crate) const NAME_BYTES_MAX: usize = 253;
 
 /// What a number may be, for every key that is one.
 const RANGES: [(&str, RangeInclusive<u64>); 19] = [
@@ -437,6 +437,14 @@ impl Access {
             Some((key, .., both)) => Err(Problem { key, wanted: format!("{both} are wanted, or neither") }),
             None => Ok(()),
         }
+    }
+}
+
+/// The password in a file: its text without the line's end.
+pub(crate) fn password(file: &Path) -> Result<String, String> {
+    match std::fs::read_to_string(file) {
+        Ok(text) => Ok(text.trim_end_matches(['\r', '\n']).to_owned()),
+        Err(error) => Err(format!("{}: {error}", file.display())),
     }
 }
 

@@ -41,6 +41,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::event::Events;
+use crate::files;
 use crate::metrics::Metrics;
 use cursor::{Cursor, CursorFile};
 use record::{Header, Position, Step, Walk};
@@ -174,7 +175,7 @@ impl Journal {
         metrics: &Arc<Metrics>,
     ) -> Result<Self, JournalError> {
         let file_error = |doing| move |source| file_error(doing, directory, source);
-        create_durably(directory).map_err(file_error("cannot create"))?;
+        files::create_directory(directory).map_err(file_error("cannot create"))?;
         let lock = lock(directory)?;
         let mut segments = segments(directory).map_err(file_error("cannot read"))?;
         let id = journal_id(directory, &segments)?;
@@ -349,19 +350,6 @@ fn file_error(doing: &'static str, path: &Path, source: io::Error) -> JournalErr
     JournalError::File { doing, path: path.display().to_string(), source }
 }
 
-fn sync_directory(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
-}
-
-/// Makes a directory whose entry in its parent is durable.
-fn create_durably(directory: &Path) -> io::Result<()> {
-    if directory.is_dir() {
-        return Ok(());
-    }
-    fs::create_dir_all(directory)?;
-    directory.parent().map_or(Ok(()), sync_directory)
-}
-
 fn lock(directory: &Path) -> Result<File, JournalError> {
     let path = directory.join("lock");
     let error = |source| file_error("cannot lock", &path, source);
@@ -479,6 +467,6 @@ fn cursors(
         Ok(((*sink).to_owned(), cursor))
     };
     let cursors = sinks.iter().map(cursor).collect::<Result<_, JournalError>>()?;
-    sync_directory(directory).map_err(|source| file_error("cannot write", directory, source))?;
+    files::sync_directory(directory).map_err(|source| file_error("cannot write", directory, source))?;
     Ok(cursors)
 }

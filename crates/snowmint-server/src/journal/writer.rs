@@ -8,10 +8,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::record::{self, HEADER_BYTES, Header};
-use super::{
-    Durability, JournalError, JournalSettings, SEGMENT_BYTES, Segment, Shared, file_error, sync_directory,
-};
+use super::{Durability, JournalError, JournalSettings, SEGMENT_BYTES, Segment, Shared, file_error};
 use crate::event::{Events, Kept};
+use crate::files;
 
 /// How often the queue is looked at while events come, in milliseconds: it takes what a million events a second
 /// leave in six times that.
@@ -59,6 +58,12 @@ struct Shedding {
     why: String,
     tried: Instant,
     shed: u64,
+}
+
+impl Shedding {
+    fn begin() -> Self {
+        Self { why: String::new(), tried: Instant::now(), shed: 0 }
+    }
 }
 
 /// Why events are not written.
@@ -250,8 +255,7 @@ impl Writer {
 
     fn shed(&mut self, events: u64) {
         self.shared.metrics.events_shed.inc_by(events);
-        let shedding = || Shedding { why: String::new(), tried: Instant::now(), shed: 0 };
-        self.trouble.get_or_insert_with(shedding).shed += events;
+        self.trouble.get_or_insert_with(Shedding::begin).shed += events;
     }
 
     /// Tells those who wait, and the log, where the trouble is new or over.
@@ -271,8 +275,7 @@ impl Writer {
                 self.waiting.clear();
                 let why = trouble.to_string();
                 self.shared.state().trouble = Some(why.clone());
-                let shedding = || Shedding { why: String::new(), tried: Instant::now(), shed: 0 };
-                let shedding = self.trouble.get_or_insert_with(shedding);
+                let shedding = self.trouble.get_or_insert_with(Shedding::begin);
                 shedding.tried = Instant::now();
                 if shedding.why != why {
                     tracing::error!("events are not written down: {why}");
@@ -295,7 +298,7 @@ fn create_segment(shared: &Shared, first: u64) -> Result<(File, u64), JournalErr
         let written = file
             .write_all_at(&Header::encode(shared.id, first), 0)
             .and_then(|()| file.sync_all())
-            .and_then(|()| sync_directory(&shared.directory));
+            .and_then(|()| files::sync_directory(&shared.directory));
         if written.is_err() {
             let _ = fs::remove_file(&path);
         }

@@ -18,6 +18,7 @@ use jiff::Timestamp;
 use snowmint::{Ceiling, Id, Layout, Slot};
 use uuid::Uuid;
 
+use crate::files;
 use crate::registry::{Snapshot, timestamp};
 
 const NODE_NAME: &str = "node_name";
@@ -102,7 +103,8 @@ impl Mark {
     /// The mark in a data directory, which is made where it is not there.
     pub fn new(data_dir: &Path) -> Result<Self, MarkError> {
         let directory = data_dir.join("mark");
-        fs::create_dir_all(&directory).map_err(|source| file_error("cannot create", &directory, source))?;
+        files::create_directory(&directory)
+            .map_err(|source| file_error("cannot create", &directory, source))?;
         Ok(Self { directory, failing: AtomicBool::new(false) })
     }
 
@@ -185,7 +187,7 @@ impl Mark {
             writeln!(file, "{text}")?;
             file.sync_all()?;
             fs::rename(&temporary, &path)?;
-            File::open(&self.directory)?.sync_all()
+            files::sync_directory(&self.directory)
         };
         write().map_err(|source| file_error("cannot write", &path, source))
     }

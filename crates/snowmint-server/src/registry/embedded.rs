@@ -17,6 +17,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use snowmint::Slot;
 
+use crate::files;
+
 use super::{
     CALL_MS_MAX, Changed, Datacenter, Namespace, Registry, RegistryError, Retired, Revision, Setting,
     SlotState, Snapshot, SwapError, WindowRecord, Worker,
@@ -69,7 +71,7 @@ impl EmbeddedRegistry {
     pub fn new(directory: &Path) -> Result<Self, RegistryError> {
         let files = Files { directory: directory.to_owned(), held: Mutex::default() };
         let slots = files.slots_directory();
-        create_durably(&slots).map_err(|source| file_error("cannot create", &slots, source))?;
+        files::create_directory(&slots).map_err(|source| file_error("cannot create", &slots, source))?;
         Ok(Self { files: Arc::new(files) })
     }
 
@@ -372,8 +374,7 @@ impl Files {
         fs::rename(&temporary, &path)
             .map_err(|source| ReplaceError::NotDone(file_error("cannot replace", &path, source)))?;
         // The new file is what every process reads from here on, but a loss of power may still undo it.
-        File::open(&self.directory)
-            .and_then(|directory| directory.sync_all())
+        files::sync_directory(&self.directory)
             .map_err(|source| ReplaceError::Unknown(file_error("cannot sync", &self.directory, source)))
     }
 
@@ -470,16 +471,6 @@ fn decode(bytes: &[u8]) -> Result<Contents, Bad> {
         return Err(damaged("its checksum does not match"));
     }
     serde_json::from_slice(body).map_err(|error| Bad::Damaged(error.to_string()))
-}
-
-/// Makes a directory, and those it lies in, so that a loss of power does not take them away again together
-/// with the windows that are kept in them.
-fn create_durably(directory: &Path) -> io::Result<()> {
-    let directory = std::path::absolute(directory)?;
-    let new = directory.ancestors().take_while(|path| !path.exists()).count();
-    fs::create_dir_all(&directory)?;
-    // A name is kept by the directory it stands in: the last of these was there before.
-    directory.ancestors().take(new + 1).try_for_each(|path| File::open(path)?.sync_all())
 }
 
 fn open_lock(path: &Path) -> Result<File, RegistryError> {

@@ -2,12 +2,11 @@
 //!
 //! Each is the document's query with what gave wrong answers corrected; the files in `sql` say what that is.
 
-use std::collections::BTreeMap;
-
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::{DRIFT_MS_MIN, ROWS_MAX, Report, ReportError, Reports, Rows, Scope, latency};
+use super::latency::Latencies;
+use super::{DRIFT_MS_MIN, ROWS_MAX, Report, ReportError, Reports, Rows, Scope};
 use crate::clickhouse::{ClickHouse, ClickHouseError, NO_SLOT};
 
 /// ClickHouse, as a store that answers.
@@ -83,7 +82,11 @@ fn without_slot(slot: &mut [Value]) {
 /// Puts quantiles where the query has left the counts of the buckets, as the last column.
 fn add_quantiles(row: &mut Vec<Value>) {
     let counts = row.pop().unwrap_or_default();
-    let count = |(bucket, count): (&String, &Value)| Some((bucket.parse().ok()?, count.as_u64()?));
-    let buckets: BTreeMap<u32, u64> = counts.as_object().into_iter().flatten().filter_map(count).collect();
-    row.extend([50, 95, 99].map(|percent| json!(latency::quantile_us(&buckets, percent))));
+    let mut latencies = Latencies::new();
+    for (bucket_us, count) in counts.as_object().into_iter().flatten() {
+        if let (Ok(bucket_us), Some(count)) = (bucket_us.parse(), count.as_u64()) {
+            latencies.record_several(bucket_us, count);
+        }
+    }
+    row.extend([0.50, 0.95, 0.99].map(|quantile| json!(latencies.quantile_us(quantile))));
 }

@@ -1,34 +1,63 @@
-//! Latencies in buckets, so that quantiles can be made of any number of them, and of totals of totals.
-//!
-//! A bucket goes by its highest latency and is at most 1/128 of it wide, so that a quantile is off by less than
-//! [`QUANTILE_ERROR`](super::QUANTILE_ERROR). They are those of an `hdrhistogram` of two digits, which the embedded
-//! store counts with: the same latencies are the same numbers in either store.
+//! Latencies in buckets, so that those of any number of minutes make quantiles together.
 
-use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
-/// Within a power of two there are this many buckets.
-const STEPS: u32 = 128;
+use hdrhistogram::Histogram;
 
-/// The highest latency of the bucket that a latency is in.
-#[must_use]
-pub const fn bucket_us(latency_us: u32) -> u32 {
-    if latency_us < 2 * STEPS {
-        return latency_us;
+/// Two digits: a bucket is 1/128 as wide as its values at most, which is below
+/// [`QUANTILE_ERROR`](super::QUANTILE_ERROR). That makes 3,328 buckets at most.
+const DIGITS: u8 = 2;
+
+/// How many requests took how long, in microseconds.
+#[derive(Clone)]
+pub struct Latencies(Histogram<u64>);
+
+impl Latencies {
+    /// None yet.
+    #[must_use]
+    pub fn new() -> Self {
+        let histogram = Histogram::new_with_bounds(1, u32::MAX.into(), DIGITS);
+        Self(histogram.expect("the bounds and the digits are such as there are"))
     }
-    let width = 1 << (latency_us.ilog2() - STEPS.ilog2());
-    latency_us | (width - 1)
+
+    /// Counts a request.
+    pub fn record(&mut self, latency_us: u32) {
+        self.0.saturating_record(latency_us.into());
+    }
+
+    /// Counts several of one bucket.
+    pub fn record_several(&mut self, latency_us: u64, requests: u64) {
+        self.0.saturating_record_n(latency_us, requests);
+    }
+
+    /// Counts what another has counted.
+    pub fn add(&mut self, more: &Self) {
+        self.0.add(&more.0).expect("both have the same bounds");
+    }
+
+    /// The buckets that have requests: the highest latency of each, and how many.
+    pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.0.iter_recorded().map(|step| (step.value_iterated_to(), step.count_at_value()))
+    }
+
+    /// The highest latency of the bucket of rank `⌈q·n⌉`; nothing where there are none.
+    #[must_use]
+    pub fn quantile_us(&self, quantile: f64) -> Option<u64> {
+        (!self.0.is_empty()).then(|| self.0.value_at_quantile(quantile))
+    }
 }
 
-/// The latency of rank `⌈q·n⌉` of `n`, in a count for each bucket; nothing if there are none.
+impl Default for Latencies {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The highest latency of the bucket that a latency is in: what a store goes by that counts by itself.
 #[must_use]
-pub fn quantile_us(buckets: &BTreeMap<u32, u64>, percent: u64) -> Option<u32> {
-    let total: u64 = buckets.values().sum();
-    let rank = (total * percent).div_ceil(100).max(1);
-    let mut before = 0;
-    buckets.iter().find_map(|(highest_us, count)| {
-        before += count;
-        (before >= rank).then_some(*highest_us)
-    })
+pub fn bucket_us(latency_us: u32) -> u32 {
+    static BUCKETS: LazyLock<Latencies> = LazyLock::new(Latencies::new);
+    u32::try_from(BUCKETS.0.highest_equivalent(latency_us.into())).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -37,20 +66,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn buckets_are_those_of_the_histogram() {
-        let histogram = hdrhistogram::Histogram::<u64>::new_with_bounds(1, u32::MAX.into(), 2).unwrap();
-        let mut latency_us = 0_u32;
-        while let Some(next) = latency_us.checked_add(1 + latency_us / 1_000) {
-            assert_eq!(u64::from(bucket_us(latency_us)), histogram.highest_equivalent(latency_us.into()));
-            latency_us = next;
+    fn quantiles_are_of_whole_ranks() {
+        let mut latencies = Latencies::new();
+        for (latency_us, requests) in [(1, 50), (2, 45), (100, 4), (120, 1)] {
+            latencies.record_several(latency_us, requests);
         }
+        let quantiles = [0.50, 0.51, 0.95, 0.99, 1.0].map(|quantile| latencies.quantile_us(quantile));
+        assert_eq!(quantiles, [Some(1), Some(2), Some(2), Some(100), Some(120)]);
+        assert_eq!(Latencies::new().quantile_us(0.5), None);
     }
 
     #[test]
-    fn quantiles_are_of_whole_ranks() {
-        let buckets = BTreeMap::from([(1, 50), (2, 45), (100, 4), (120, 1)]);
-        let quantiles = [50, 51, 95, 99, 100].map(|percent| quantile_us(&buckets, percent));
-        assert_eq!(quantiles, [Some(1), Some(2), Some(2), Some(100), Some(120)]);
-        assert_eq!(quantile_us(&BTreeMap::new(), 50), None);
+    fn a_bucket_goes_by_its_highest() {
+        assert_eq!([0, 255, 256, 257, u32::MAX].map(bucket_us), [0, 255, 257, 257, u32::MAX]);
     }
 }

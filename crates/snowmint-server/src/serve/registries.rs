@@ -54,11 +54,8 @@ pub(crate) fn existing_registry(config: &Config) -> Result<Arc<dyn Registry>, Re
 /// The user and the password, which is read from its file.
 fn user(access: &Access, key: &'static str) -> Result<Option<(String, String)>, RegistryError> {
     let (Some(user), Some(file)) = (&access.user, &access.password_file) else { return Ok(None) };
-    let password = std::fs::read_to_string(file).map_err(|source| RegistryError::Settings {
-        key,
-        problem: format!("{}: {source}", file.display()),
-    })?;
-    Ok(Some((user.clone(), password.trim_end_matches(['\r', '\n']).to_owned())))
+    let password = config::password(file).map_err(|problem| RegistryError::Settings { key, problem })?;
+    Ok(Some((user.clone(), password)))
 }
 
 /// The registry, for people.

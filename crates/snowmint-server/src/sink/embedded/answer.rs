@@ -7,8 +7,9 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Params, params};
 use serde_json::{Value, json};
 
-use super::latencies::Latencies;
+use super::latencies;
 use super::space::{MINUTES, ROWS};
+use crate::report::latency::Latencies;
 use crate::report::{ROWS_MAX, Report, Rows, Scope};
 
 const MINUTE_MS: u64 = 60_000;
@@ -128,7 +129,7 @@ fn latency(database: &Connection, scope: &Scope) -> rusqlite::Result<Rows> {
             slots.entry((minute.get(0)?, minute.get(1)?)).or_insert_with(|| (0, 0, Latencies::new()));
         *all += requests.cast_unsigned();
         *all_us += sum_us.cast_unsigned();
-        latencies.add_stored(minute.get_ref(4)?)?;
+        latencies::add_stored(latencies, minute.get_ref(4)?)?;
     }
     let row = |((datacenter, worker), (requests, sum_us, latencies)): (_, (u64, u64, Latencies))| {
         #[expect(clippy::cast_precision_loss, reason = "a mean of microseconds")]

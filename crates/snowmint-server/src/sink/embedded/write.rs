@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use rusqlite::{Connection, OptionalExtension, params};
 use snowmint::Slot;
 
-use super::latencies::Latencies;
 use crate::config::Detail;
 use crate::event::{Drifted, Event, Failed, Issued, Measured, Overflowed, Request, What};
 use crate::report::DRIFT_MS_MIN;
+use crate::report::latency::Latencies;
 use crate::sink::Batch;
 
 /// How many kinds of errors a slot has in a minute; more are counted together, by their code.
@@ -140,6 +140,7 @@ struct Minutes<'a> {
     overflows: BTreeMap<Key, Overflows>,
 }
 
+#[derive(Default)]
 struct Requests {
     ids: u64,
     issued: u64,
@@ -199,13 +200,6 @@ impl<'a> Minutes<'a> {
 
 fn error(key: Key, failed: &Failed) -> (Key, u16, Cow<'_, str>) {
     (key, failed.code, Cow::Borrowed(&failed.message))
-}
-
-impl Default for Requests {
-    fn default() -> Self {
-        let latencies = Latencies::new();
-        Self { ids: 0, issued: 0, failed: 0, latency_sum_us: 0, latency_max_us: 0, latencies }
-    }
 }
 
 impl Requests {
