@@ -64,8 +64,11 @@ async fn sigterm_under_load_drains_and_retires_the_slot() {
 #[tokio::test]
 async fn sigterm_with_a_log_that_nobody_reads() {
     let directory = TempDir::new().unwrap();
-    let mut command = std::process::Command::new(BINARY);
-    command.args(["serve", "--http", "127.0.0.1:0", "--grpc", "", "--data-dir"]).arg(directory.path());
+    // It goes with this test, however that ends.
+    let mut command = std::process::Command::new("setpriv");
+    command
+        .args(["--pdeathsig", "KILL", BINARY, "serve", "--http", "127.0.0.1:0", "--grpc", "", "--data-dir"])
+        .arg(directory.path());
     let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut log = BufReader::new(child.stderr.take().unwrap());
     let mut line = String::new();

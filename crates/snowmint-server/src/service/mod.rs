@@ -1,11 +1,13 @@
 //! Answers requests for IDs: at once where it can, in arrival order where a millisecond has to pass.
 
+mod health;
+mod line;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-use snowmint::{Generator, Id, IdRange, Layout, Refusal, Slot};
+use snowmint::{Id, IdRange, Layout, Refusal, Slot};
 use tokio::sync::{Mutex, watch};
 
 use crate::clock::ServingClock;
@@ -14,6 +16,9 @@ use crate::event::Overflowed;
 use crate::lease::{Held, Holding};
 use crate::metrics::Metrics;
 use crate::settings::Settings;
+use health::Rate;
+pub use health::{Health, RegistryHealth, SettingsHealth};
+use line::{Burst, Line, Place, Turn};
 
 /// The most IDs one batch has, where every ID is written out.
 pub const BATCH_IDS_MAX: u32 = 10_000;
@@ -28,9 +33,6 @@ const EXTENSION_WAIT_MS: u64 = 50;
 
 /// What asking again may wait for where no slot is held, in milliseconds.
 const RETRY_AFTER_MS: u64 = 1_000;
-
-/// The rate in `/health` is that of this many seconds.
-const RATE_SECONDS: usize = 5;
 
 /// Why a request got no IDs.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -351,65 +353,6 @@ impl Service {
         (behind_ms > 1).then_some(Refused::ClockBehind { behind_ms })
     }
 
-    /// What `/health` says.
-    #[must_use]
-    pub fn health(&self) -> Health {
-        let held = self.holding.load();
-        let held = held.as_deref();
-        let generator = held.map(|held| &held.generator);
-        let slot = generator.map(Generator::slot);
-        let clock = self.clock.status();
-        let registry_error = self.holding.registry_error();
-        let unready = self.unready();
-        let mut reasons: Vec<String> = unready.iter().map(ToString::to_string).collect();
-        reasons.extend(registry_error.iter().filter(|_| unready.is_none()).map(|e| format!("registry: {e}")));
-        let settings = self.settings.current();
-        // A registry that is away has been told of.
-        reasons.extend(settings.problem.clone().filter(|_| registry_error.is_none()));
-        reasons.extend(self.drift_reason(clock.offset_ms));
-        let status = match (&unready, reasons.is_empty()) {
-            (Some(_), _) => "unhealthy",
-            (None, false) => "degraded",
-            (None, true) => "healthy",
-        };
-        Health {
-            status,
-            reasons,
-            datacenter_id: slot.map(|slot| slot.datacenter),
-            worker_id: slot.map(|slot| slot.worker),
-            uptime_seconds: self.started.elapsed().as_secs(),
-            ids_generated: self.metrics.issued_total(),
-            ids_per_second: self.rate.lock().map_or(0.0, |rate| rate.per_second()),
-            clock_drift_ms: clock.offset_ms,
-            ntp_synchronized: None,
-            last_id: generator.and_then(Generator::last_id),
-            sequence_overflows: self.metrics.overflows_total(),
-            window_left_ms: self.window_left_ms(),
-            registry: RegistryHealth {
-                status: if registry_error.is_none() { "available" } else { "unavailable" },
-                error: registry_error,
-            },
-            settings: SettingsHealth {
-                max_sequence: self.settings.max_sequence(),
-                clock_drift_threshold_ms: settings.namespace.clock_drift_threshold_ms,
-                stale: settings.stale,
-                age_seconds: settings.read_at.elapsed().as_secs(),
-            },
-        }
-    }
-
-    fn drift_reason(&self, drift_ms: f64) -> Option<String> {
-        let threshold_ms = self.settings.clock_drift_threshold_ms();
-        let too_far = Duration::try_from_secs_f64(drift_ms.abs() / 1_000.0)
-            .is_ok_and(|drift| drift > Duration::from_millis(threshold_ms));
-        too_far.then(|| {
-            format!(
-                "the wall clock is {drift_ms:.0} ms off the serving clock, more than the {threshold_ms} ms of \
-                 clock_drift_threshold"
-            )
-        })
-    }
-
     /// Until the durable window ends, in milliseconds; 0 where there is none.
     #[must_use]
     pub fn window_left_ms(&self) -> u64 {
@@ -457,157 +400,9 @@ pub struct Minted {
     pub waited: Duration,
 }
 
-/// What the requests in line tell the ones after them.
-#[derive(Default)]
-struct Turn {
-    /// The count of extensions at which one of them waited for the next in vain. Each waiting anew, the last of
-    /// them would be refused late, and as if there had been too many of them.
-    waited_in_vain_at: Option<u64>,
-}
-
-/// The requests that wait.
-#[derive(Default)]
-struct Line {
-    /// How many IDs they still want. While it is not 0, nobody overtakes them.
-    ids: AtomicU64,
-    requests: AtomicU32,
-}
-
-/// A request's place in the line, given up when it is dropped, however the request ends.
-struct Place<'a> {
-    line: &'a Line,
-    missing: u32,
-    /// How many IDs those before it wanted.
-    ahead: u64,
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.line.ids.fetch_sub(self.missing.into(), Ordering::Relaxed);
-        self.line.requests.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// What a request at the head of the line does when it gets nothing.
 enum Step {
     Sleep { until_ms: u64 },
     AwaitExtension(Refused),
     Refuse(Refused),
-}
-
-/// Requests that waited for a millisecond, told of together.
-#[derive(Default)]
-struct Burst {
-    count: u32,
-    wait_ms: u64,
-    queued: u32,
-    /// How many milliseconds' IDs were wanted at once, at the most.
-    milliseconds_wanted: u64,
-}
-
-impl Burst {
-    fn begun(&mut self, queued: u32, ids_ahead: u64, ids_per_ms: u64) {
-        self.count = self.count.saturating_add(1);
-        self.queued = self.queued.max(queued);
-        self.milliseconds_wanted = self.milliseconds_wanted.max(1 + ids_ahead / ids_per_ms);
-    }
-
-    fn waited(&mut self, wait_ms: u64) {
-        self.wait_ms = self.wait_ms.max(wait_ms);
-    }
-
-    fn told(self, slot: Slot) -> Option<Overflowed> {
-        #[expect(clippy::cast_precision_loss, reason = "a factor, for people")]
-        let load_factor = self.milliseconds_wanted as f32;
-        let wait_ms = u32::try_from(self.wait_ms).unwrap_or(u32::MAX);
-        (self.count > 0).then_some(Overflowed {
-            slot,
-            count: self.count,
-            wait_ms,
-            queued: self.queued,
-            load_factor,
-        })
-    }
-}
-
-/// The total of IDs, second by second.
-#[derive(Default)]
-struct Rate {
-    totals: std::collections::VecDeque<u64>,
-}
-
-impl Rate {
-    fn push(&mut self, total: u64) {
-        self.totals.push_back(total);
-        while self.totals.len() > RATE_SECONDS + 1 {
-            self.totals.pop_front();
-        }
-    }
-
-    fn per_second(&self) -> f64 {
-        match (self.totals.front(), self.totals.back(), self.totals.len()) {
-            (Some(first), Some(last), length @ 2..) => {
-                #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-                let rate = (last - first) as f64 / (length - 1) as f64;
-                rate
-            }
-            _ => 0.0,
-        }
-    }
-}
-
-/// How the node is, as `/health` tells it.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
-pub struct Health {
-    /// `healthy`, `degraded` (it mints, but something is wrong) or `unhealthy` (it does not mint).
-    pub status: &'static str,
-    /// What is wrong, if anything.
-    pub reasons: Vec<String>,
-    /// The datacenter of the slot, while one is held.
-    pub datacenter_id: Option<u16>,
-    /// The worker of the slot, while one is held.
-    pub worker_id: Option<u16>,
-    /// Since the process started.
-    pub uptime_seconds: u64,
-    /// Since the process started.
-    pub ids_generated: u64,
-    /// Over the last five seconds.
-    pub ids_per_second: f64,
-    /// The wall clock less the serving clock.
-    pub clock_drift_ms: f64,
-    /// Whether NTP agrees; `null` where no NTP server is asked.
-    pub ntp_synchronized: Option<bool>,
-    /// The highest ID issued from the slot.
-    #[schema(value_type = Option<u64>)]
-    pub last_id: Option<Id>,
-    /// How many requests had to wait for a millisecond.
-    pub sequence_overflows: u64,
-    /// Until the durable window ends.
-    pub window_left_ms: u64,
-    /// How the registry is.
-    pub registry: RegistryHealth,
-    /// The settings that all nodes share.
-    pub settings: SettingsHealth,
-}
-
-/// The shared settings in use.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
-pub struct SettingsHealth {
-    /// How far a millisecond's IDs count.
-    pub max_sequence: u32,
-    /// How far the wall clock may be off before that is a reason to be degraded.
-    pub clock_drift_threshold_ms: u64,
-    /// Whether the registry could not be read when it was last tried: these are the last known then.
-    pub stale: bool,
-    /// Since they were read.
-    pub age_seconds: u64,
-}
-
-/// How the registry is.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
-pub struct RegistryHealth {
-    /// `available` or `unavailable`.
-    pub status: &'static str,
-    /// What went wrong at the last call, if something did.
-    pub error: Option<String>,
 }
