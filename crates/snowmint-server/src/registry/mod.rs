@@ -7,6 +7,7 @@ mod record;
 mod tree;
 mod zookeeper;
 
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -15,12 +16,12 @@ use snowmint::{Claim, Slot, Window};
 use tokio::time::Instant;
 
 pub use embedded::EmbeddedRegistry;
-pub use etcd::{EtcdRegistry, EtcdSettings};
+pub use etcd::EtcdRegistry;
 pub use record::{
     CLOCK_DRIFT_THRESHOLD_MS, Datacenter, Namespace, Owner, Retired, Setting, SlotState, Snapshot,
     WindowRecord, Worker, timestamp,
 };
-pub use zookeeper::{ZooKeeperRegistry, ZooKeeperSettings};
+pub use zookeeper::ZooKeeperRegistry;
 
 /// Which version of a window record was read. It changes with every change of the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -95,6 +96,24 @@ pub trait Registry: Send + Sync + 'static {
 /// Ends when the settings may have changed since they were read. A hint: it may come without reason, and
 /// a registry that is away may hold it back.
 pub type Changed = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Where the servers of a registry are, and how to talk to them.
+// Not `Debug`: it has a password.
+#[derive(Clone)]
+pub struct ServerAccess {
+    /// The servers, as `host:port`.
+    pub servers: Vec<String>,
+    /// Whether to talk TLS.
+    pub tls: bool,
+    /// The certificate authority to trust, as a PEM file; otherwise the system's.
+    pub ca_file: Option<PathBuf>,
+    /// This client's certificate and key, as PEM files.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// Who to say we are, and the password.
+    pub user: Option<(String, String)>,
+    /// For how long a worker looks alive without a sign of life, in seconds.
+    pub ttl_s: u64,
+}
 
 /// The longest a call to a registry takes, in milliseconds. A swap that got no answer and the read that looks
 /// into it are over before a window of the usual length is.

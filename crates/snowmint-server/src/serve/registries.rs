@@ -5,10 +5,9 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{self, Access, Config};
+use crate::config::{self, Access, Config, Servers};
 use crate::registry::{
-    EmbeddedRegistry, EtcdRegistry, EtcdSettings, Namespace, Registry, RegistryError, ZooKeeperRegistry,
-    ZooKeeperSettings,
+    EmbeddedRegistry, EtcdRegistry, Namespace, Registry, RegistryError, ServerAccess, ZooKeeperRegistry,
 };
 
 /// For how long a registry whose servers do not answer is tried at the start, in milliseconds, and the pause
@@ -26,29 +25,33 @@ pub(super) fn registry(config: &Config) -> Result<Arc<dyn Registry>, RegistryErr
 
 /// The same for whoever only looks: an embedded registry that is not there is not made.
 pub(crate) fn existing_registry(config: &Config) -> Result<Arc<dyn Registry>, RegistryError> {
-    let ttl_s = config.lease.ttl_s;
     match &config.registry {
         config::Registry::Embedded => Ok(Arc::new(EmbeddedRegistry::existing(&config.data_dir)?)),
-        config::Registry::Etcd(servers) => Ok(Arc::new(EtcdRegistry::new(EtcdSettings {
-            servers: servers.addresses.clone(),
-            tls: servers.tls,
-            ca_file: config.etcd.ca_file.clone(),
-            identity: config.etcd.cert_file.clone().zip(config.etcd.key_file.clone()),
-            user: user(&config.etcd, "etcd.password_file")?,
-            ttl_s,
-        })?)),
+        config::Registry::Etcd(servers) => {
+            let access = access(servers, &config.etcd, "etcd.password_file", config.lease.ttl_s)?;
+            Ok(Arc::new(EtcdRegistry::new(access)?))
+        }
         config::Registry::ZooKeeper { servers, chroot } => {
-            Ok(Arc::new(ZooKeeperRegistry::new(ZooKeeperSettings {
-                servers: servers.addresses.clone(),
-                chroot: chroot.clone(),
-                tls: servers.tls,
-                ca_file: config.zookeeper.ca_file.clone(),
-                identity: config.zookeeper.cert_file.clone().zip(config.zookeeper.key_file.clone()),
-                user: user(&config.zookeeper, "zookeeper.password_file")?,
-                ttl_s,
-            })?))
+            let access = access(servers, &config.zookeeper, "zookeeper.password_file", config.lease.ttl_s)?;
+            Ok(Arc::new(ZooKeeperRegistry::new(&access, chroot)?))
         }
     }
+}
+
+fn access(
+    servers: &Servers,
+    access: &Access,
+    password_key: &'static str,
+    ttl_s: u64,
+) -> Result<ServerAccess, RegistryError> {
+    Ok(ServerAccess {
+        servers: servers.addresses.clone(),
+        tls: servers.tls,
+        ca_file: access.ca_file.clone(),
+        identity: access.cert_file.clone().zip(access.key_file.clone()),
+        user: user(access, password_key)?,
+        ttl_s,
+    })
 }
 
 /// The user and the password, which is read from its file.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use snowmint::{Ceiling, Claim, Layout};
 use snowmint_server::registry::{
-    CALL_MS_MAX, Changed, EtcdRegistry, EtcdSettings, Purpose, Registry, RegistryError, Retired, Revision,
+    CALL_MS_MAX, Changed, EtcdRegistry, Purpose, Registry, RegistryError, Retired, Revision, ServerAccess,
     Setting, SlotState, SwapError, Wanted, WindowRecord, Worker, grant, timestamp,
 };
 use test_servers::{Etcd, EtcdVersion, Proxy, ROOT};
@@ -25,8 +25,8 @@ const TTL_S: u64 = 60;
 /// The shortest that etcd grants.
 const TTL_S_MIN: u64 = 2;
 
-fn settings(etcd: &Etcd) -> EtcdSettings {
-    EtcdSettings {
+fn settings(etcd: &Etcd) -> ServerAccess {
+    ServerAccess {
         servers: etcd.endpoints(),
         tls: etcd.authority().is_some(),
         ca_file: etcd.authority().map(Path::to_owned),
@@ -125,7 +125,7 @@ async fn a_worker_whose_lease_was_lost_comes_back_with_the_next_window() {
 #[tokio::test]
 async fn a_worker_looks_alive_for_as_long_as_its_process() {
     let etcd = Etcd::start(EtcdVersion::V3_4, 1).await;
-    let short = EtcdSettings { ttl_s: TTL_S_MIN, ..settings(&etcd) };
+    let short = ServerAccess { ttl_s: TTL_S_MIN, ..settings(&etcd) };
     let (registry, watcher) = (EtcdRegistry::new(short).unwrap(), open(&etcd));
     claimed(&registry, &worker("a")).await;
     let looks_alive = async || watcher.slot(SLOT).await.unwrap().worker.is_some();
@@ -246,7 +246,7 @@ async fn one_of_three_may_die_or_be_paused() {
 async fn a_swap_whose_reply_was_lost_is_unknown_and_one_that_was_never_sent_is_not() {
     let etcd = Etcd::start(EtcdVersion::V3_4, 1).await;
     let proxy = Proxy::start(etcd.address(0)).await;
-    let through = EtcdSettings { servers: vec![proxy.addr().to_string()], ..settings(&etcd) };
+    let through = ServerAccess { servers: vec![proxy.addr().to_string()], ..settings(&etcd) };
     let (registry, worker) = (EtcdRegistry::new(through).unwrap(), worker("a"));
     let (first, revision) = claimed(&registry, &worker).await;
     let next = wanted(&worker, Some(first.claim.ceiling()), NOW_MS + 5_000);
@@ -273,7 +273,7 @@ async fn a_swap_whose_reply_was_lost_is_unknown_and_one_that_was_never_sent_is_n
 async fn a_claim_whose_reply_was_lost_is_granted_when_it_is_repeated() {
     let etcd = Etcd::start(EtcdVersion::V3_5, 1).await;
     let proxy = Proxy::start(etcd.address(0)).await;
-    let through = EtcdSettings { servers: vec![proxy.addr().to_string()], ..settings(&etcd) };
+    let through = ServerAccess { servers: vec![proxy.addr().to_string()], ..settings(&etcd) };
     let (registry, worker) = (EtcdRegistry::new(through).unwrap(), worker("a"));
     registry.open(&namespace()).await.unwrap();
     let wanted = wanted(&worker, None, NOW_MS);
@@ -295,7 +295,7 @@ async fn a_server_that_falls_silent_costs_a_call_a_part_of_its_time() {
     let etcd = Etcd::start(EtcdVersion::V3_5, 1).await;
     let proxy = Proxy::start(etcd.address(0)).await;
     let servers = vec![proxy.addr().to_string(), etcd.address(0).to_string()];
-    let registry = EtcdRegistry::new(EtcdSettings { servers, ..settings(&etcd) }).unwrap();
+    let registry = EtcdRegistry::new(ServerAccess { servers, ..settings(&etcd) }).unwrap();
     let worker = worker("a");
     let (first, expected) = claimed(&registry, &worker).await;
     let (_, mut changed) = registry.settings().await.unwrap();
@@ -322,7 +322,7 @@ async fn a_slot_is_given_back_though_the_reply_is_lost() {
     let etcd = Etcd::start(EtcdVersion::V3_5, 1).await;
     let proxy = Proxy::start(etcd.address(0)).await;
     let servers = vec![proxy.addr().to_string(), etcd.address(0).to_string()];
-    let registry = EtcdRegistry::new(EtcdSettings { servers, ..settings(&etcd) }).unwrap();
+    let registry = EtcdRegistry::new(ServerAccess { servers, ..settings(&etcd) }).unwrap();
     let (wanted, revision) = claimed(&registry, &worker("a")).await;
     let retired = Retired {
         retired_at: timestamp(NOW_MS),
@@ -408,7 +408,7 @@ async fn tls_and_passwords() {
             assert!(matches!(error, RegistryError::Server { .. }), "{error}");
             error.to_string()
         };
-        let known = EtcdSettings { user: user("secret"), ..settings(&etcd) };
+        let known = ServerAccess { user: user("secret"), ..settings(&etcd) };
         let registry = EtcdRegistry::new(known.clone()).unwrap();
         let (wanted, revision) = claimed(&registry, &worker("a")).await;
         let (_, changed) = registry.settings().await.unwrap();
@@ -422,11 +422,11 @@ async fn tls_and_passwords() {
 
         let nobody = refusal(settings(&etcd)).await;
         assert!(nobody.contains("refused: ") && nobody.contains("user name is empty"), "{nobody}");
-        let wrong = refusal(EtcdSettings { user: user("guess"), ..known.clone() }).await;
+        let wrong = refusal(ServerAccess { user: user("guess"), ..known.clone() }).await;
         assert!(wrong.contains("refused: ") && wrong.contains("invalid user ID or password"), "{wrong}");
-        let plain = refusal(EtcdSettings { tls: false, ..known.clone() }).await;
+        let plain = refusal(ServerAccess { tls: false, ..known.clone() }).await;
         assert!(plain.contains(&format!("etcd at {}", etcd.address(0))), "{plain}");
-        let stranger = refusal(EtcdSettings { ca_file: None, ..known }).await;
+        let stranger = refusal(ServerAccess { ca_file: None, ..known }).await;
         assert!(stranger.contains("cannot be reached: ") && stranger.contains("certificate"), "{stranger}");
     }
 }
@@ -437,7 +437,7 @@ async fn settings_that_are_of_no_use_are_named() {
     let text = directory.path().join("text");
     std::fs::write(&text, "text").unwrap();
     let missing = directory.path().join("missing");
-    let usable = EtcdSettings {
+    let usable = ServerAccess {
         servers: vec!["localhost:1".to_owned()],
         tls: true,
         ca_file: None,
@@ -449,14 +449,14 @@ async fn settings_that_are_of_no_use_are_named() {
     let pem = directory.path().join("pem");
     std::fs::write(&pem, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
     for (settings, expected) in [
-        (EtcdSettings { ca_file: Some(missing.clone()), ..usable.clone() }, "etcd.ca_file"),
-        (EtcdSettings { ca_file: Some(text.clone()), ..usable.clone() }, "etcd.ca_file"),
-        (EtcdSettings { identity: identity(&missing, &pem), ..usable.clone() }, "etcd.cert_file"),
-        (EtcdSettings { identity: identity(&pem, &text), ..usable.clone() }, "etcd.key_file"),
-        (EtcdSettings { identity: identity(&pem, &pem), ..usable.clone() }, "etcd.cert_file"),
-        (EtcdSettings { servers: vec!["no host".to_owned()], ..usable.clone() }, "registry"),
-        (EtcdSettings { servers: vec!["localhost".to_owned()], ..usable.clone() }, "registry"),
-        (EtcdSettings { servers: Vec::new(), ..usable }, "registry"),
+        (ServerAccess { ca_file: Some(missing.clone()), ..usable.clone() }, "etcd.ca_file"),
+        (ServerAccess { ca_file: Some(text.clone()), ..usable.clone() }, "etcd.ca_file"),
+        (ServerAccess { identity: identity(&missing, &pem), ..usable.clone() }, "etcd.cert_file"),
+        (ServerAccess { identity: identity(&pem, &text), ..usable.clone() }, "etcd.key_file"),
+        (ServerAccess { identity: identity(&pem, &pem), ..usable.clone() }, "etcd.cert_file"),
+        (ServerAccess { servers: vec!["no host".to_owned()], ..usable.clone() }, "registry"),
+        (ServerAccess { servers: vec!["localhost".to_owned()], ..usable.clone() }, "registry"),
+        (ServerAccess { servers: Vec::new(), ..usable }, "registry"),
     ] {
         let error = EtcdRegistry::new(settings).err().expect("it is of no use").to_string();
         assert!(error.starts_with(&format!("{expected} cannot be used: ")), "{error}");

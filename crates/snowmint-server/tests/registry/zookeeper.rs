@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use snowmint::Slot;
 use snowmint_server::registry::{
-    CALL_MS_MAX, Registry, RegistryError, Revision, Setting, SlotState, SwapError, WindowRecord, Worker,
-    ZooKeeperRegistry, ZooKeeperSettings,
+    CALL_MS_MAX, Registry, RegistryError, Revision, ServerAccess, Setting, SlotState, SwapError,
+    WindowRecord, Worker, ZooKeeperRegistry,
 };
 use test_servers::{Proxy, ZooKeeper};
 use zookeeper_client::{Acls, Client, CreateMode};
@@ -18,27 +18,23 @@ use crate::contract::{self, NOW_MS, PATIENCE, SLOT, claimed, namespace, record, 
 /// The pause between two looks at what is waited for.
 const POLL: Duration = Duration::from_millis(20);
 
-fn settings(servers: Vec<String>, chroot: &str) -> ZooKeeperSettings {
-    ZooKeeperSettings {
-        servers,
-        chroot: chroot.to_owned(),
-        tls: false,
-        ca_file: None,
-        identity: None,
-        user: None,
-        ttl_s: 30,
-    }
+fn access(servers: Vec<String>) -> ServerAccess {
+    ServerAccess { servers, tls: false, ca_file: None, identity: None, user: None, ttl_s: 30 }
 }
 
-fn registry(settings: ZooKeeperSettings) -> ZooKeeperRegistry {
-    ZooKeeperRegistry::new(settings).unwrap()
+fn registry(access: &ServerAccess) -> ZooKeeperRegistry {
+    registry_at(access, "")
+}
+
+fn registry_at(access: &ServerAccess, chroot: &str) -> ZooKeeperRegistry {
+    ZooKeeperRegistry::new(access, chroot).unwrap()
 }
 
 /// A registry behind a proxy, and one that is not.
 async fn behind_a_proxy(server: &ZooKeeper, ttl_s: u64) -> (Proxy, ZooKeeperRegistry, ZooKeeperRegistry) {
     let proxy = Proxy::start(server.address(0)).await;
-    let behind = ZooKeeperSettings { ttl_s, ..settings(vec![proxy.addr().to_string()], "") };
-    (proxy, registry(behind), registry(settings(server.endpoints(), "")))
+    let behind = ServerAccess { ttl_s, ..access(vec![proxy.addr().to_string()]) };
+    (proxy, registry(&behind), registry(&access(server.endpoints())))
 }
 
 async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
@@ -54,8 +50,8 @@ async fn contract_on(nodes: usize) {
     let (servers, number) = (server.endpoints(), AtomicUsize::new(0));
     contract::check(async || {
         let chroot = format!("/test/registry{}", number.fetch_add(1, Ordering::Relaxed));
-        let settings = settings(servers.clone(), &chroot);
-        move || -> Arc<dyn Registry> { Arc::new(registry(settings.clone())) }
+        let access = access(servers.clone());
+        move || -> Arc<dyn Registry> { Arc::new(registry_at(&access, &chroot)) }
     })
     .await;
 }
@@ -100,7 +96,7 @@ async fn an_expired_session_costs_the_worker_and_an_extension_brings_it_back() {
 async fn entries_are_the_documents_and_may_be_edited() {
     let server = ZooKeeper::start(1).await;
     let (registry, by_hand) =
-        (registry(settings(server.endpoints(), "")), Client::connect(&server.endpoints()[0]).await.unwrap());
+        (registry(&access(server.endpoints())), Client::connect(&server.endpoints()[0]).await.unwrap());
     let holder = worker("a");
     let (_, ceiling, revision) = claimed(&registry, &holder).await;
     let epoch = server.cli(&["get", "/id-generator/config/epoch"]).await;
@@ -144,7 +140,7 @@ async fn settings_that_stand_are_completed() {
     let node = CreateMode::Persistent.with_acls(Acls::anyone_all());
     by_hand.mkdir("/id-generator/config", &node).await.unwrap();
     by_hand.create("/id-generator/config/max_sequence", b"77", &node).await.unwrap();
-    let [first, second] = [(); 2].map(|()| registry(settings(server.endpoints(), "")));
+    let [first, second] = [(); 2].map(|()| registry(&access(server.endpoints())));
     let (first_wants, second_wants) = (namespace(), namespace());
     let (first, second) = tokio::join!(first.open(&first_wants), second.open(&second_wants));
     let stands = first.unwrap();
@@ -202,7 +198,7 @@ async fn a_watch_survives_a_lost_connection() {
 #[tokio::test]
 async fn who_waits_for_a_change_does_not_keep_the_session() {
     let server = ZooKeeper::start(1).await;
-    let [dropped, other] = [(); 2].map(|()| registry(settings(server.endpoints(), "")));
+    let [dropped, other] = [(); 2].map(|()| registry(&access(server.endpoints())));
     claimed(&dropped, &worker("a")).await;
     let (_, changed) = dropped.settings().await.unwrap();
     drop(dropped);
@@ -213,7 +209,7 @@ async fn who_waits_for_a_change_does_not_keep_the_session() {
 #[tokio::test]
 async fn a_killed_leader_holds_up_extensions_for_seconds_only() {
     let server = ZooKeeper::start(3).await;
-    let registry = registry(settings(server.endpoints(), ""));
+    let registry = registry(&access(server.endpoints()));
     let holder = worker("a");
     let (_, mut ceiling, mut revision) = claimed(&registry, &holder).await;
     for round in 1..=2 {
@@ -233,7 +229,7 @@ async fn a_killed_leader_holds_up_extensions_for_seconds_only() {
 #[tokio::test]
 async fn a_lost_quorum_is_told_and_survived() {
     let server = ZooKeeper::start(3).await;
-    let registry = registry(settings(server.endpoints(), ""));
+    let registry = registry(&access(server.endpoints()));
     let holder = worker("a");
     let (_, ceiling, revision) = claimed(&registry, &holder).await;
     server.kill(0);
@@ -284,36 +280,37 @@ async fn extended(registry: &ZooKeeperRegistry, revision: Revision, next: &Windo
 #[tokio::test]
 async fn a_users_nodes_are_for_that_user() {
     let server = ZooKeeper::start(1).await;
-    let anybody = settings(server.endpoints(), "/ours");
+    let anybody = access(server.endpoints());
     let user = |password: &str| Some(("snow".to_owned(), password.to_owned()));
-    let ours = ZooKeeperSettings { user: user("secret:too"), ..anybody.clone() };
+    let ours = ServerAccess { user: user("secret:too"), ..anybody.clone() };
     let holder = worker("a");
-    let first = registry(ours.clone());
+    let registry = |access: &ServerAccess| registry_at(access, "/ours");
+    let first = registry(&ours);
     let (record, _, revision) = claimed(&first, &holder).await;
-    for other in [anybody.clone(), ZooKeeperSettings { user: user("guessed"), ..anybody }] {
-        let other = registry(other);
+    for other in [anybody.clone(), ServerAccess { user: user("guessed"), ..anybody }] {
+        let other = registry(&other);
         let read = other.slot(SLOT).await.unwrap_err().to_string();
         assert!(read.contains("refuses") && read.contains("zookeeper.user"), "{read}");
         assert!(other.open(&namespace()).await.is_err());
         let swap = other.extend(SLOT, revision, &record).await;
         assert!(matches!(swap, Err(SwapError::Unavailable(_))), "{swap:?}");
     }
-    assert_eq!(registry(ours).slot(SLOT).await.unwrap().worker, Some(holder));
+    assert_eq!(registry(&ours).slot(SLOT).await.unwrap().worker, Some(holder));
 }
 
 #[tokio::test]
 async fn tls_is_talked_to_whom_the_authority_signed_for() {
     let server = ZooKeeper::start_with_tls().await;
-    let trusting = ZooKeeperSettings {
+    let trusting = ServerAccess {
         tls: true,
         ca_file: server.authority().map(Path::to_owned),
-        ..settings(vec![server.secure_address().unwrap().to_string()], "")
+        ..access(vec![server.secure_address().unwrap().to_string()])
     };
     let holder = worker("a");
-    claimed(&registry(trusting.clone()), &holder).await;
-    let plain = registry(settings(server.endpoints(), ""));
+    claimed(&registry(&trusting), &holder).await;
+    let plain = registry(&access(server.endpoints()));
     assert!(plain.slot(SLOT).await.unwrap().window.is_some());
-    let strange = registry(ZooKeeperSettings { ca_file: None, ..trusting });
+    let strange = registry(&ServerAccess { ca_file: None, ..trusting });
     let refused = strange.slot(SLOT).await.unwrap_err().to_string();
     assert!(refused.contains("cannot be reached"), "{refused}");
 }
@@ -323,22 +320,16 @@ fn files_that_cannot_be_used_are_named() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("empty.pem");
     std::fs::write(&file, "").unwrap();
-    let tls = ZooKeeperSettings {
-        tls: true,
-        ca_file: Some(file.clone()),
-        ..settings(vec!["localhost:2281".to_owned()], "")
-    };
-    let key_of = |settings| match ZooKeeperRegistry::new(settings).map(drop).unwrap_err() {
+    let tls =
+        ServerAccess { tls: true, ca_file: Some(file.clone()), ..access(vec!["localhost:2281".to_owned()]) };
+    let key_of = |access| match ZooKeeperRegistry::new(&access, "").map(drop).unwrap_err() {
         RegistryError::Settings { key, .. } => key,
         other => panic!("{other}"),
     };
     assert_eq!(key_of(tls.clone()), "zookeeper.ca_file");
     let missing = directory.path().join("missing.pem");
-    assert_eq!(
-        key_of(ZooKeeperSettings { ca_file: Some(missing.clone()), ..tls.clone() }),
-        "zookeeper.ca_file"
-    );
+    assert_eq!(key_of(ServerAccess { ca_file: Some(missing.clone()), ..tls.clone() }), "zookeeper.ca_file");
     let identity = Some((missing, file));
-    assert_eq!(key_of(ZooKeeperSettings { ca_file: None, identity, ..tls.clone() }), "zookeeper.cert_file");
-    assert_eq!(key_of(ZooKeeperSettings { servers: vec!["a b:1".to_owned()], ..tls }), "registry");
+    assert_eq!(key_of(ServerAccess { ca_file: None, identity, ..tls.clone() }), "zookeeper.cert_file");
+    assert_eq!(key_of(ServerAccess { servers: vec!["a b:1".to_owned()], ..tls }), "registry");
 }

@@ -18,8 +18,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, ConnectError, Request, Response, Status, Streaming};
 
-use super::super::{CALL_MS_MAX, RegistryError, SwapError};
-use super::EtcdSettings;
+use super::super::{CALL_MS_MAX, RegistryError, ServerAccess, SwapError};
 use super::proto::auth_client::AuthClient;
 use super::proto::kv_client::KvClient;
 use super::proto::lease_client::LeaseClient;
@@ -120,8 +119,8 @@ enum Trouble {
 }
 
 impl Client {
-    pub(super) fn new(settings: EtcdSettings) -> Result<Self, RegistryError> {
-        let tls = if settings.tls { Some(tls::config(&settings)?) } else { None };
+    pub(super) fn new(access: ServerAccess) -> Result<Self, RegistryError> {
+        let tls = if access.tls { Some(tls::config(&access)?) } else { None };
         let server = |address: String| {
             let endpoint = tls::endpoint(&address, tls.clone())?
                 .connect_timeout(Duration::from_millis(CONNECT_MS_MAX))
@@ -129,11 +128,11 @@ impl Client {
                 .keep_alive_timeout(Duration::from_secs(KEEP_ALIVE_ANSWER_S));
             Ok(Server { address, endpoint, channel: Mutex::default() })
         };
-        let servers = settings.servers.into_iter().map(server).collect::<Result<Vec<_>, RegistryError>>()?;
+        let servers = access.servers.into_iter().map(server).collect::<Result<Vec<_>, RegistryError>>()?;
         if servers.is_empty() {
             return Err(tls::unusable("registry", "there are none"));
         }
-        Ok(Self { servers, preferred: AtomicUsize::new(0), user: settings.user, token: Mutex::default() })
+        Ok(Self { servers, preferred: AtomicUsize::new(0), user: access.user, token: Mutex::default() })
     }
 
     pub(super) async fn txn(

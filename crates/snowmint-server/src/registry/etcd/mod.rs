@@ -8,7 +8,6 @@ mod lease;
 mod request;
 mod tls;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,8 +23,8 @@ use self::request::{
     unless, when,
 };
 use super::{
-    Changed, Namespace, Registry, RegistryError, Retired, Revision, Setting, SlotState, Snapshot, SwapError,
-    WindowRecord, Worker, key, tree,
+    Changed, Namespace, Registry, RegistryError, Retired, Revision, ServerAccess, Setting, SlotState,
+    Snapshot, SwapError, WindowRecord, Worker, key, tree,
 };
 
 /// The part of etcd's API that is used.
@@ -56,24 +55,6 @@ const END_LEASE_MS_MAX: u64 = 1_000;
 /// The pause before a watch that broke off is taken up again, in milliseconds.
 const WATCH_PAUSE_MS: u64 = 500;
 
-/// Where etcd is, and how to talk to it.
-// Not `Debug`: it has a password.
-#[derive(Clone)]
-pub struct EtcdSettings {
-    /// The servers, as `host:port`.
-    pub servers: Vec<String>,
-    /// Whether to talk TLS.
-    pub tls: bool,
-    /// The certificate authority to trust, as a PEM file; otherwise the system's.
-    pub ca_file: Option<PathBuf>,
-    /// This client's certificate and key, as PEM files.
-    pub identity: Option<(PathBuf, PathBuf)>,
-    /// Who to say we are, and the password.
-    pub user: Option<(String, String)>,
-    /// For how long a worker looks alive without a sign of life, in seconds.
-    pub ttl_s: u64,
-}
-
 /// The registry of a fleet, in etcd.
 pub struct EtcdRegistry {
     client: Arc<Client>,
@@ -82,9 +63,9 @@ pub struct EtcdRegistry {
 
 impl EtcdRegistry {
     /// A client of these servers. It connects with the first call.
-    pub fn new(settings: EtcdSettings) -> Result<Self, RegistryError> {
-        let ttl_s = i64::try_from(settings.ttl_s).unwrap_or(i64::MAX);
-        let client = Arc::new(Client::new(settings)?);
+    pub fn new(access: ServerAccess) -> Result<Self, RegistryError> {
+        let ttl_s = i64::try_from(access.ttl_s).unwrap_or(i64::MAX);
+        let client = Arc::new(Client::new(access)?);
         Ok(Self { leases: Leases::new(Arc::clone(&client), ttl_s), client })
     }
 

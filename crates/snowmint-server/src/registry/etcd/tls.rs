@@ -6,19 +6,18 @@ use std::path::Path;
 
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
-use super::super::RegistryError;
-use super::EtcdSettings;
+use super::super::{RegistryError, ServerAccess};
 
-/// What the settings say about certificates, each file read and looked into, so that a bad one is named.
-pub(super) fn config(settings: &EtcdSettings) -> Result<ClientTlsConfig, RegistryError> {
-    let config = match &settings.ca_file {
+/// What is said about certificates, each file read and looked into, so that a bad one is named.
+pub(super) fn config(access: &ServerAccess) -> Result<ClientTlsConfig, RegistryError> {
+    let config = match &access.ca_file {
         Some(file) => {
             ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read("etcd.ca_file", file)?))
         }
         None => ClientTlsConfig::new().with_native_roots(),
     };
     check("etcd.ca_file", &config)?;
-    let Some((certificate, key)) = &settings.identity else { return Ok(config) };
+    let Some((certificate, key)) = &access.identity else { return Ok(config) };
     let identity = Identity::from_pem(read("etcd.cert_file", certificate)?, read("etcd.key_file", key)?);
     let config = config.identity(identity);
     check("etcd.cert_file", &config)?;

@@ -16,7 +16,6 @@ mod session;
 mod swap;
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -30,29 +29,9 @@ use self::entries::{CONFIG, entry, slot_keys};
 use self::session::Sessions;
 use self::swap::{Beside, Change};
 use super::{
-    CALL_MS_MAX, Changed, Namespace, Registry, RegistryError, Retired, Revision, Setting, SlotState,
-    Snapshot, SwapError, WindowRecord, Worker, key, tree,
+    CALL_MS_MAX, Changed, Namespace, Registry, RegistryError, Retired, Revision, ServerAccess, Setting,
+    SlotState, Snapshot, SwapError, WindowRecord, Worker, key, tree,
 };
-
-/// Where ZooKeeper is, and how to talk to it.
-// Not `Debug`: it has a password.
-#[derive(Clone)]
-pub struct ZooKeeperSettings {
-    /// The servers, as `host:port`.
-    pub servers: Vec<String>,
-    /// The path that stands for `/`: empty, or starting with a slash.
-    pub chroot: String,
-    /// Whether to talk TLS.
-    pub tls: bool,
-    /// The certificate authority to trust, as a PEM file; otherwise the system's.
-    pub ca_file: Option<PathBuf>,
-    /// This client's certificate and key, as PEM files.
-    pub identity: Option<(PathBuf, PathBuf)>,
-    /// Who to say we are, and the password.
-    pub user: Option<(String, String)>,
-    /// For how long a worker looks alive without a sign of life, in seconds.
-    pub ttl_s: u64,
-}
 
 /// The registry of a fleet, in ZooKeeper.
 pub struct ZooKeeperRegistry {
@@ -68,11 +47,12 @@ pub struct ZooKeeperRegistry {
 
 impl ZooKeeperRegistry {
     /// A client of these servers. It connects with the first call.
-    pub fn new(settings: ZooKeeperSettings) -> Result<Self, RegistryError> {
+    /// `chroot` is the path that stands for `/`: empty, or starting with a slash.
+    pub fn new(access: &ServerAccess, chroot: &str) -> Result<Self, RegistryError> {
         Ok(Self {
-            sessions: Sessions::new(&settings)?,
-            acls: if settings.user.is_some() { Acls::creator_all() } else { Acls::anyone_all() },
-            root: settings.chroot + key::ROOT,
+            sessions: Sessions::new(access)?,
+            acls: if access.user.is_some() { Acls::creator_all() } else { Acls::anyone_all() },
+            root: chroot.to_owned() + key::ROOT,
             parents: Mutex::default(),
             held: Mutex::default(),
         })

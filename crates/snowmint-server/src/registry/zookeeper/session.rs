@@ -17,8 +17,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use zookeeper_client::{Client, Connector, Error, SessionState, TlsOptions};
 
-use super::ZooKeeperSettings;
-use crate::registry::RegistryError;
+use crate::registry::{RegistryError, ServerAccess};
 
 /// For how long a server may be silent before another is asked, in milliseconds. A server that hangs is left
 /// in time for a swap to be looked into elsewhere within the same call.
@@ -50,19 +49,19 @@ impl Drop for Session {
 }
 
 impl Sessions {
-    pub(super) fn new(settings: &ZooKeeperSettings) -> Result<Self, RegistryError> {
+    pub(super) fn new(access: &ServerAccess) -> Result<Self, RegistryError> {
         let mut connector = Client::connector()
-            .with_session_timeout(Duration::from_secs(settings.ttl_s))
+            .with_session_timeout(Duration::from_secs(access.ttl_s))
             .with_connection_timeout(Duration::from_millis(SILENCE_MS_MAX))
             .with_fail_eagerly();
-        if let Some((user, password)) = &settings.user {
+        if let Some((user, password)) = &access.user {
             connector = connector.with_auth("digest", format!("{user}:{password}").as_bytes());
         }
-        if settings.tls {
-            connector = connector.with_tls(tls(settings)?);
+        if access.tls {
+            connector = connector.with_tls(tls(access)?);
         }
-        let servers = settings.servers.join(",");
-        Ok(Self { connector, servers, tls: settings.tls, current: Mutex::default() })
+        let servers = access.servers.join(",");
+        Ok(Self { connector, servers, tls: access.tls, current: Mutex::default() })
     }
 
     /// The session, connected. Of a call that fails here, nothing was sent.
@@ -116,11 +115,11 @@ impl Session {
     }
 }
 
-fn tls(settings: &ZooKeeperSettings) -> Result<TlsOptions, RegistryError> {
+fn tls(access: &ServerAccess) -> Result<TlsOptions, RegistryError> {
     // The client takes the process's choice, and there is none while two are compiled in. It fails where
     // the choice was made already, which is as good.
     let _ = ring::default_provider().install_default();
-    for server in &settings.servers {
+    for server in &access.servers {
         let host = server.rsplit_once(':').map_or(server.as_str(), |(host, _)| host);
         ServerName::try_from(host.trim_matches(['[', ']'])).map_err(|_| RegistryError::Settings {
             key: "registry",
@@ -128,7 +127,7 @@ fn tls(settings: &ZooKeeperSettings) -> Result<TlsOptions, RegistryError> {
         })?;
     }
     let system = openssl_probe::probe().cert_file;
-    let ca_file = settings.ca_file.as_ref().or(system.as_ref()).ok_or_else(|| RegistryError::Settings {
+    let ca_file = access.ca_file.as_ref().or(system.as_ref()).ok_or_else(|| RegistryError::Settings {
         key: "zookeeper.ca_file",
         problem: "it is not set, and the system has no certificates of authorities".to_owned(),
     })?;
@@ -139,7 +138,7 @@ fn tls(settings: &ZooKeeperSettings) -> Result<TlsOptions, RegistryError> {
     let ca = read("zookeeper.ca_file", ca_file)?;
     let options = TlsOptions::new().with_pem_ca(&ca);
     let options = options.map_err(|error| unfit("zookeeper.ca_file", ca_file, error))?;
-    let Some((cert_file, key_file)) = &settings.identity else { return Ok(options) };
+    let Some((cert_file, key_file)) = &access.identity else { return Ok(options) };
     let certificate = read("zookeeper.cert_file", cert_file)?;
     let key = read("zookeeper.key_file", key_file)?;
     let options = options.with_pem_identity(&certificate, &key);
