@@ -262,13 +262,14 @@ impl Writer {
     fn tell(&mut self, result: Result<(), Trouble>) {
         match result {
             Ok(()) => {
-                for kept in self.waiting.drain(..) {
-                    // Whoever has stopped waiting does not want to know.
-                    let _ = kept.send(());
-                }
+                // Before anybody is told: whoever has just had an event kept is to find no trouble.
                 if let Some(Shedding { shed, .. }) = self.trouble.take() {
                     tracing::info!("events are written down again; {shed} were not");
                     self.shared.state().trouble = None;
+                }
+                for kept in self.waiting.drain(..) {
+                    // Whoever has stopped waiting does not want to know.
+                    let _ = kept.send(());
                 }
             }
             Err(trouble) => {
