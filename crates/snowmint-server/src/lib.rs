@@ -17,6 +17,7 @@ pub mod journal;
 pub mod lease;
 pub mod log;
 pub mod metrics;
+pub mod objects;
 pub mod observe;
 pub mod registry;
 pub mod report;
