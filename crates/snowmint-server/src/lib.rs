@@ -5,6 +5,7 @@
 //! [`clock`] into both.
 
 pub mod api;
+pub mod archive;
 pub mod cli;
 pub mod clickhouse;
 pub mod clock;
