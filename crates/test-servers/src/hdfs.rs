@@ -122,8 +122,8 @@ impl Hdfs {
 
     /// Starts both after they were killed, on their old data and ports, and waits until files can be written.
     pub async fn restart(&self) {
-        let starts = async |_| self.state().await.is_some();
-        self.name_node.restart(0, |_| self.start_name_node(), starts).await;
+        let serves = async |_| self.serves().await;
+        self.name_node.restart(0, |_| self.start_name_node(), serves).await;
         let answers = async |_| self.answers().await;
         self.data_node.restart(0, |_| self.start_data_node(), answers).await;
     }
@@ -217,22 +217,27 @@ impl Hdfs {
     async fn start_both(&self) -> Result<(), PortTaken> {
         self.start_name_node();
         self.start_data_node();
-        self.name_node.ready(async |_| self.state().await.is_some()).await?;
+        self.name_node.ready(async |_| self.serves().await).await?;
         self.data_node.ready(async |_| self.answers().await).await
     }
 
-    /// Whether the NameNode has found all blocks, and somebody to write to.
+    /// Whether the NameNode serves: it says so once it has its port.
+    async fn serves(&self) -> bool {
+        self.status("NameNodeStatus").await.contains(r#""State" : "active""#)
+    }
+
+    /// Whether it has found all blocks, and somebody to write to.
     async fn answers(&self) -> bool {
-        let state = self.state().await.unwrap_or_default();
+        let state = self.status("FSNamesystemState").await;
         state.contains(r#""FSState" : "Operational""#) && state.contains(r#""NumLiveDataNodes" : 1,"#)
     }
 
-    /// What the NameNode says of itself.
-    async fn state(&self) -> Option<String> {
-        let request = "GET /jmx?qry=Hadoop:service=NameNode,name=FSNamesystemState HTTP/1.0\r\n\r\n";
+    /// What the NameNode says of itself; nothing if it does not.
+    async fn status(&self, part: &str) -> String {
+        let request = format!("GET /jmx?qry=Hadoop:service=NameNode,name={part} HTTP/1.0\r\n\r\n");
         let address = self.name_node_status();
-        let probe = timeout(Duration::from_millis(PROBE_MS_MAX), http::ask(&address, request)).await;
-        probe.ok()?.ok()
+        let probe = timeout(Duration::from_millis(PROBE_MS_MAX), http::ask(&address, &request)).await;
+        probe.ok().and_then(Result::ok).unwrap_or_default()
     }
 }
 

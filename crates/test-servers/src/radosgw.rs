@@ -13,6 +13,7 @@
 //! * `mon_data_avail_crit` (%): otherwise the monitor ends on a disk that is nearly full.
 //! * `rgw_lc_debug_interval` (s): that long is a day to lifecycle rules, and that often they are carried out.
 //! * `admin_socket`, `pid_file`, `log_file`: none of these files; the log goes to the error output.
+//! * `log_flush_on_exit`: otherwise a daemon that ends at once may not have said why.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -55,8 +56,8 @@ const PROBE_MS_MAX: u64 = 2_000;
 /// The same for a probe of Ceph, in seconds: its client takes half a second to start.
 const CEPH_PROBE_S_MAX: u64 = 5;
 
-/// The longest the making of a bucket may take, in milliseconds.
-const BUCKET_MS_MAX: u64 = 30_000;
+/// The longest a request may take, in milliseconds.
+const REQUEST_MS_MAX: u64 = 30_000;
 
 /// A running RADOS gateway with a Ceph of its own, killed when it is dropped.
 pub struct RadosGw {
@@ -129,9 +130,14 @@ impl RadosGw {
 
     /// Makes a bucket, of the one user.
     pub async fn create_bucket(&self, name: &str) {
-        let made =
-            timeout(Duration::from_millis(BUCKET_MS_MAX), self.request("PUT", &format!("/{name}"))).await;
-        made.expect("it answers").unwrap_or_else(|error| panic!("cannot make the bucket {name}: {error}"));
+        let made = self.request("PUT", &format!("/{name}"), "").await;
+        made.unwrap_or_else(|error| panic!("cannot make the bucket {name}: {error}"));
+    }
+
+    /// What it answers to a request of the one user, such as `GET` of `/bucket?lifecycle`, if that is the status 200.
+    pub async fn request(&self, method: &str, path: &str, body: &str) -> Result<String, String> {
+        let answer = timeout(Duration::from_millis(REQUEST_MS_MAX), self.ask(method, path, body)).await;
+        answer.unwrap_or_else(|_| Err(format!("no answer within {REQUEST_MS_MAX} ms")))
     }
 
     /// Kills the gateway and waits until it is gone. What is stored stays.
@@ -215,7 +221,7 @@ impl RadosGw {
             "[global]\n\
              fsid = {cluster}\nmon_host = {monitor}\npublic_addr = 127.0.0.1\nkeyring = {keys}\n\
              auth_allow_insecure_global_id_reclaim = false\n\
-             admin_socket =\npid_file =\nlog_file =\nlog_to_stderr = true\n\
+             admin_socket =\npid_file =\nlog_file =\nlog_to_stderr = true\nlog_flush_on_exit = true\n\
              paxos_propose_interval = 0.05\npaxos_min_wait = 0.01\n\
              mon_data_avail_crit = 1\nmon_allow_pool_size_one = true\nmon_max_pg_per_osd = 1000\n\
              osd_pool_default_size = 1\nosd_pool_default_min_size = 1\n\
@@ -258,30 +264,29 @@ impl RadosGw {
     }
 
     async fn answers(&self) -> bool {
-        let probe = timeout(Duration::from_millis(PROBE_MS_MAX), self.request("GET", "/")).await;
+        let probe = timeout(Duration::from_millis(PROBE_MS_MAX), self.ask("GET", "/", "")).await;
         probe.is_ok_and(|answer| answer.is_ok())
     }
 
-    /// What the gateway answers to a request of the one user.
-    async fn request(&self, method: &str, path: &str) -> Result<String, String> {
+    async fn ask(&self, method: &str, path: &str, body: &str) -> Result<String, String> {
         let credential = AwsCredential {
             key_id: self.access_key().to_owned(),
             secret_key: self.secret_key().to_owned(),
             token: None,
         };
-        let mut request = HttpRequest::new(HttpRequestBody::empty());
+        let mut request = HttpRequest::new(HttpRequestBody::from(body.to_owned()));
         *request.method_mut() = method.parse().expect("it is a method");
-        *request.uri_mut() = format!("{}{path}", self.endpoint()).parse().expect("it is a URI");
+        *request.uri_mut() = format!("{}{path}", self.endpoint()).parse().expect("it is a path");
         let signer = AwsAuthorizer::new(&credential, "s3", Self::REGION);
         signer.try_authorize(&mut request, None).expect("it can be signed");
-        // The host is signed, and left to whoever sends it.
-        let mut text =
-            format!("{method} {path} HTTP/1.0\r\nHost: {}\r\nContent-Length: 0\r\n", self.authority());
+        // The host is signed, too, and left to whoever sends it.
+        let (host, length) = (self.authority(), body.len());
+        let mut text = format!("{method} {path} HTTP/1.0\r\nHost: {host}\r\nContent-Length: {length}\r\n");
         for (name, value) in request.headers() {
             let value = value.to_str().expect("it is text");
             write!(text, "{name}: {value}\r\n").expect("a string takes it");
         }
-        http::ask(&self.authority(), &format!("{text}\r\n")).await
+        http::ask(&host, &format!("{text}\r\n{body}")).await
     }
 
     async fn ask_ceph(&self, arguments: &[&str]) -> Result<String, String> {

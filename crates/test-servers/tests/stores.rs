@@ -20,9 +20,19 @@ use object_store::client::{
 use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, Result};
 use test_servers::{Hdfs, RadosGw};
+use tokio::net::TcpListener;
 
 /// How many make one object at once.
 const RIVALS: usize = 8;
+
+/// How long a day is to lifecycle rules, in seconds.
+const DAY_S: u32 = 1;
+
+/// The longest that a lifecycle rule may take to be carried out, in milliseconds.
+const LIFECYCLE_MS_MAX: u64 = 60_000;
+
+/// The pause between two looks at something that is waited for, in milliseconds.
+const POLL_MS: u64 = 50;
 
 /// How long a store is watched that is to hang, in milliseconds.
 const HANG_MS: u64 = 500;
@@ -54,6 +64,43 @@ async fn hdfs_keeps_what_it_was_told_through_a_kill() {
     hangs(&store).await;
     hdfs.resume();
     has_kept(&store).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn radosgw_carries_lifecycle_rules_out() {
+    let radosgw = RadosGw::start_with_days_of(DAY_S).await;
+    radosgw.create_bucket("aging").await;
+    let rules = "<LifecycleConfiguration><Rule><ID>aging</ID><Prefix></Prefix><Status>Enabled</Status>\
+                 <Transition><Days>1</Days><StorageClass>GLACIER</StorageClass></Transition>\
+                 </Rule></LifecycleConfiguration>";
+    radosgw.request("PUT", "/aging?lifecycle", rules).await.unwrap();
+    radosgw.request("PUT", "/aging/object", "some value").await.unwrap();
+    let moved = async {
+        while !radosgw.request("GET", "/aging", "").await.unwrap().contains("GLACIER") {
+            tokio::time::sleep(Duration::from_millis(POLL_MS)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_millis(LIFECYCLE_MS_MAX), moved)
+        .await
+        .expect("the rule is carried out");
+}
+
+#[tokio::test]
+#[should_panic(expected = "node 0 of radosgw found its port taken")]
+async fn radosgw_says_that_its_port_is_taken() {
+    let radosgw = RadosGw::start().await;
+    radosgw.kill();
+    let _other = TcpListener::bind(radosgw.endpoint().trim_start_matches("http://")).await.unwrap();
+    radosgw.restart().await;
+}
+
+#[tokio::test]
+#[should_panic(expected = "node 0 of the NameNode of HDFS found its port taken")]
+async fn hdfs_says_that_its_port_is_taken() {
+    let hdfs = Hdfs::start().await;
+    hdfs.kill();
+    let _other = TcpListener::bind(hdfs.url().trim_start_matches("hdfs://")).await.unwrap();
+    hdfs.restart().await;
 }
 
 async fn makes_once(store: &dyn ObjectStore) {
