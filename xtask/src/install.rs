@@ -27,8 +27,9 @@ enum Brings {
 use Brings::{File, Library, Program};
 
 #[rustfmt::skip]
-const PACKAGES: [Package; 15] = [
+const PACKAGES: [Package; 16] = [
     Package { name: "faketime", brings: Library("faketime/libfaketime.so.1"), purpose: "stepping the clock" },
+    Package { name: "chrony", brings: Program("chronyd"), purpose: "NTP servers, right and wrong" },
     Package { name: "etcd-server", brings: Program("etcd"), purpose: "the registry in etcd 3.4" },
     Package { name: "etcd-client", brings: Program("etcdctl"), purpose: "looking into etcd 3.4" },
     Package { name: "libzookeeper-java", brings: File("/usr/share/java/zookeeper.jar"), purpose: "the registry in ZooKeeper" },

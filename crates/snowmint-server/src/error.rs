@@ -18,7 +18,7 @@ pub enum Code {
     PayloadTooLarge,
     /// A fault of ours; the log has more.
     Internal,
-    /// The clock is behind what was already issued.
+    /// The clock is behind what was already issued, or too far off NTP.
     ClockRegression,
     /// More IDs were asked for than there will be within the longest wait.
     SequenceOverflow,

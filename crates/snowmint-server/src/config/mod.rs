@@ -5,6 +5,7 @@
 
 mod detail;
 mod load;
+mod ntp;
 mod registry;
 mod store;
 
@@ -20,6 +21,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 pub use detail::Detail;
 pub use load::{ConfigError, Loaded, Origin, Setting, environment};
+pub use ntp::NtpServers;
 pub use registry::{Registry, Servers};
 pub use store::{Scheme, StoreUrl};
 
@@ -30,9 +32,11 @@ const DATA_DIR_WITHOUT_HOME: &str = "/var/lib/snowmint";
 pub(crate) const NAME_BYTES_MAX: usize = 253;
 
 /// What a number may be, for every key that is one.
-const RANGES: [(&str, RangeInclusive<u64>); 19] = [
+const RANGES: [(&str, RangeInclusive<u64>); 21] = [
     ("clock.idle_days_max", 1..=36_500),
+    ("clock.interval_s", 1..=3_600),
     ("clock.leap_confirm_s", 1..=86_400),
+    ("clock.refuse_above_ms", 1..=86_400_000),
     ("datacenter", 0..=u16::MAX as u64),
     ("id.epoch_ms", 0..=Layout::EPOCH_MS_MAX),
     ("id.max_sequence", 0..=(1 << Split::SEQUENCE_BITS_MAX) - 1),
@@ -166,6 +170,12 @@ pub struct Lease {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Clock {
+    /// Which NTP servers are asked what time it is.
+    pub ntp_servers: NtpServers,
+    /// How often they are asked.
+    pub interval_s: u64,
+    /// How far off NTP the clocks may be while IDs are minted; unset, however far they are.
+    pub refuse_above_ms: Option<u64>,
     /// How long a wall clock that leapt forward must stay there to be believed.
     pub leap_confirm_s: u64,
     /// A clock this much past the newest window in the registry is taken for wrong.
@@ -309,7 +319,13 @@ impl Default for Lease {
 
 impl Default for Clock {
     fn default() -> Self {
-        Self { leap_confirm_s: 60, idle_days_max: 366 }
+        Self {
+            ntp_servers: NtpServers::default(),
+            interval_s: 10,
+            refuse_above_ms: None,
+            leap_confirm_s: 60,
+            idle_days_max: 366,
+        }
     }
 }
 

@@ -16,13 +16,13 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::clickhouse::ClickHouseError;
-use crate::clock::{self, ClockError, ClockSettings, HostTime, ServingClock};
+use crate::clock::{self, ClockError, ClockSettings, HostTime, ServingClock, ntp};
 use crate::config::{Config, Loaded};
 use crate::event::Events;
 use crate::journal::JournalError;
 use crate::lease::{Holding, Lease, LeaseSettings, Mark, MarkError};
 use crate::metrics::Metrics;
-use crate::observe::Observer;
+use crate::observe::{Observer, Told};
 use crate::registry::{
     CLOCK_DRIFT_THRESHOLD_MS, Namespace, Owner, Registry, RegistryError, Setting, Worker, timestamp,
 };
@@ -119,6 +119,7 @@ pub async fn serve(config: &Config, stop: CancellationToken) -> Result<(), Serve
         epoch_ms: layout.epoch_ms(),
         end_ms: layout.end_ms(),
         leap_confirm_s: config.clock.leap_confirm_s,
+        refuse_above_ms: config.clock.refuse_above_ms,
     };
     let clock = Arc::new(ServingClock::start(Arc::new(HostTime), clock_settings)?);
     let metrics = Arc::new(Metrics::new());
@@ -148,7 +149,9 @@ pub async fn serve(config: &Config, stop: CancellationToken) -> Result<(), Serve
     // The slot goes last: it is given back only when no request can want it any more.
     let retire = CancellationToken::new();
     let lease = tokio::spawn(lease.run(retire.clone()));
-    let observer = Arc::new(Observer::new(Arc::clone(&service), metrics, Arc::clone(&events)));
+    let observer =
+        Arc::new(Observer::new(Arc::clone(&service), metrics, Arc::clone(&settings), Arc::clone(&events)));
+    let ntp = ask_ntp(config, &clock, &observer, &retire);
     let watching = Arc::clone(&observer);
     let on_event = move |event| watching.clock(event);
     let until = retire.clone();
@@ -179,7 +182,7 @@ pub async fn serve(config: &Config, stop: CancellationToken) -> Result<(), Serve
             "the worker slot was not given back within {RETIRE_MS_MAX} ms: it comes free by itself"
         );
     }
-    for task in background {
+    for task in background.into_iter().chain(ntp) {
         ended(task).await;
     }
     // Last of all: what happened until here is written down, too.
@@ -268,6 +271,22 @@ fn lease_settings(
         mark: Some(mark),
         events,
     }
+}
+
+/// Has the NTP servers asked, if there are any.
+fn ask_ntp(
+    config: &Config,
+    clock: &Arc<ServingClock>,
+    observer: &Arc<Observer>,
+    stop: &CancellationToken,
+) -> Option<JoinHandle<()>> {
+    let servers = &config.clock.ntp_servers.0;
+    let interval = Duration::from_secs(config.clock.interval_s);
+    let monitor = ntp::Monitor::new(Arc::clone(clock), servers, interval);
+    let (observer, stop) = (Arc::clone(observer), stop.clone());
+    let mut told = Told::default();
+    (!servers.is_empty())
+        .then(|| tokio::spawn(monitor.run(move |status| observer.ntp(status, &mut told), stop)))
 }
 
 /// Applies changed settings to what is held.

@@ -172,9 +172,14 @@ impl Node {
 
     /// A counter without labels.
     pub async fn counter(&self, name: &str) -> u64 {
+        self.metric(name).await.parse().unwrap()
+    }
+
+    /// The value of a metric, which is named with its labels.
+    pub async fn metric(&self, name: &str) -> String {
         let metrics = self.get("/metrics").await.body;
         let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        value.unwrap_or_else(|| panic!("no {name} in {metrics}")).parse().unwrap()
+        value.unwrap_or_else(|| panic!("no {name} in {metrics}")).to_owned()
     }
 
     /// Waits until a counter has come to a value.
