@@ -20,6 +20,15 @@ pub(crate) fn directories(tool: &str) -> Vec<PathBuf> {
     tools.into_iter().map(|tools| tools.join(tool)).chain(env::split_paths(&path)).collect()
 }
 
+/// A directory of what `cargo xtask test` has put below the target directory.
+#[must_use]
+pub fn tool(name: &str) -> PathBuf {
+    let found = directories(name).into_iter().next().filter(|directory| directory.is_dir());
+    found.unwrap_or_else(|| {
+        panic!("there is no {name} below the target directory's tools: `cargo xtask test` installs it")
+    })
+}
+
 /// What a program writes to its output, or if it fails, everything that it said.
 pub(crate) async fn run(mut command: Command) -> Result<String, String> {
     command.stdin(Stdio::null()).kill_on_drop(true);

@@ -4,6 +4,7 @@
 //! * [`Etcd`]: etcd 3.4 or 3.5, one node or three, with TLS and a password if wanted.
 //! * [`ZooKeeper`]: one node or three.
 //! * [`ClickHouse`]: one node.
+//! * [`tool`]: what is no server, such as clients of other languages.
 //! * [`Proxy`]: a network between a client and a server that misbehaves on demand.
 //!
 //! `cargo xtask test` installs what is started here. Each module says how its server is started and why each
@@ -29,6 +30,7 @@ mod process;
 mod proxy;
 mod zookeeper;
 
+pub use binary::tool;
 pub use clickhouse::{ClickHouse, URL_VARIABLE};
 pub use etcd::{Etcd, EtcdSetup, EtcdVersion, ROOT};
 pub use nodes::READY_MS_MAX;

@@ -126,7 +126,8 @@ async fn port_in_use() {
     let address = taken.local_addr().unwrap().to_string();
     let keys = ["http.listen", "grpc.listen", "resp.listen"];
     for key in keys {
-        let serve = keys.iter().fold(Serve::bare(directory.path()), |serve, key| serve.set(key, "127.0.0.1:0"));
+        let serve =
+            keys.iter().fold(Serve::bare(directory.path()), |serve, key| serve.set(key, "127.0.0.1:0"));
         let serve = serve.set(key, &address);
         let wanted = [key, address.as_str(), "another process listens there: choose another port"];
         assert_refused(serve, FAILED, &wanted).await;

@@ -101,7 +101,9 @@ impl Spec {
         replies.integer(self.arity);
         let flags: &[&str] = if self.mints() { &["write", "fast"] } else { &["fast"] };
         replies.array(flags.len());
-        flags.iter().for_each(|flag| replies.simple(flag));
+        for flag in flags {
+            replies.simple(flag);
+        }
         // Which of its words are keys: the first, the last, and how far they are apart.
         let key = u8::from(self.name == "incr");
         (0..3).for_each(|_| replies.integer(key));
@@ -346,31 +348,37 @@ fn check_user(user: &[u8]) -> Result<(), Failure> {
 fn command(given: &[Cow<[u8]>], replies: &mut Replies) -> Result<(), Error> {
     let Some((subcommand, names)) = given.split_first() else {
         replies.array(COMMANDS.len());
-        COMMANDS.iter().for_each(|spec| spec.describe(replies));
+        for spec in &COMMANDS {
+            spec.describe(replies);
+        }
         return Ok(());
     };
-    let named = || names.iter().map(|name| Spec::named(name));
+    let meant = || names.iter().map(|name| Spec::named(name));
     match (subcommand.to_ascii_lowercase().as_slice(), names) {
         (b"count", []) => replies.integer(COMMANDS.len()),
         (b"list", []) => {
             replies.array(COMMANDS.len());
-            COMMANDS.iter().for_each(|spec| replies.bulk(spec.name));
+            for spec in &COMMANDS {
+                replies.bulk(spec.name);
+            }
         }
         (b"info", []) => command(&[], replies)?,
         (b"info", _) => {
             replies.array(names.len());
-            named().for_each(|spec| match spec {
+            meant().for_each(|spec| match spec {
                 Some(spec) => spec.describe(replies),
                 None => replies.null_array(),
             });
         }
         (b"docs", []) => {
             replies.map(COMMANDS.len());
-            COMMANDS.iter().for_each(|spec| spec.document(replies));
+            for spec in &COMMANDS {
+                spec.document(replies);
+            }
         }
         (b"docs", _) => {
-            replies.map(named().flatten().count());
-            named().flatten().for_each(|spec| spec.document(replies));
+            replies.map(meant().flatten().count());
+            meant().flatten().for_each(|spec| spec.document(replies));
         }
         _ => return Err(no_such("command", &OF_COMMAND, subcommand)),
     }
@@ -412,7 +420,9 @@ fn info(sections: &[Cow<[u8]>], service: &Service) -> String {
         if wanted(title) {
             let gap = if text.is_empty() { "" } else { "\r\n" };
             let _ = write!(text, "{gap}# {title}\r\n");
-            lines.iter().for_each(|(key, value)| text.extend([*key, ":", value, "\r\n"]));
+            for (key, value) in lines {
+                text.extend([*key, ":", value, "\r\n"]);
+            }
         }
     }
     text

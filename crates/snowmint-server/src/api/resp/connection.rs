@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use smallvec::{SmallVec, smallvec};
-use snowmint::IdRange;
+use snowmint::{Id, IdRange};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -106,7 +106,8 @@ impl<'a> Connection<'a> {
             }
             let full = self.input.len() == self.input.capacity();
             if self.answer_input().await? == After::Leave {
-                return Ok(leave(self.stream).await);
+                leave(self.stream).await;
+                return Ok(());
             }
             if full && self.input.capacity() < COMMAND_BYTES_MAX {
                 self.input.reserve_exact(2 * self.input.capacity() - self.input.len());
@@ -177,17 +178,17 @@ impl<'a> Connection<'a> {
         for (position, step) in steps.iter().enumerate() {
             match step {
                 Step::Next(count) => {
-                    if ids.is_none() {
-                        let count = singles(&steps[position..]);
-                        let given = self.mint(count, count).await;
-                        ids = Some(given.map(|ranges| ranges.into_iter().flat_map(|range| range.ids())));
-                    }
-                    match ids.as_mut() {
-                        Some(Ok(ids)) => {
-                            ids.take(*count as usize).for_each(|id| self.replies.integer(id.get()))
+                    let supply = match ids.as_mut() {
+                        Some(supply) => supply,
+                        None => ids.insert(self.single_ids(&steps[position..]).await),
+                    };
+                    for _ in 0..*count {
+                        match supply {
+                            Ok(ids) => self
+                                .replies
+                                .integer(ids.next().expect("there are as many as are wanted").get()),
+                            Err(failure) => self.replies.error(failure),
                         }
-                        Some(Err(failure)) => (0..*count).for_each(|_| self.replies.error(failure)),
-                        None => {}
                     }
                 }
                 Step::Many(command) => {
@@ -216,6 +217,14 @@ impl<'a> Connection<'a> {
         Ok(())
     }
 
+    /// As many IDs as single ones are wanted before the next command that wants many.
+    async fn single_ids(&self, steps: &[Step]) -> Result<impl Iterator<Item = Id> + use<>, Failure> {
+        let alike = steps.iter().take_while(|step| !matches!(step, Step::Many(_)));
+        let count = alike.map(|step| if let Step::Next(count) = step { *count } else { 0 }).sum();
+        let ranges = self.mint(count, count).await?;
+        Ok(ranges.into_iter().flat_map(|range| range.ids()))
+    }
+
     fn answer_one(&mut self, command: Range<usize>) {
         let mut words = Words::new();
         read_again(&self.input[command], &mut words);
@@ -232,19 +241,17 @@ impl<'a> Connection<'a> {
         let (kind, count) = wanted(&words).inspect_err(|failure| self.failed(failure, Instant::now(), 1))?;
         drop(words);
         let ranges = self.mint(count, 1).await?;
-        match kind {
-            Kind::Ranges => {
-                self.replies.array(ranges.len());
-                for range in ranges {
-                    self.replies.array(2);
-                    self.replies.integer(range.first().get());
-                    self.replies.integer(range.count());
-                }
+        if kind == Kind::Ranges {
+            self.replies.array(ranges.len());
+            for range in ranges {
+                self.replies.array(2);
+                self.replies.integer(range.first().get());
+                self.replies.integer(range.count());
             }
-            _ => {
-                self.replies.array(count as usize);
-                let ids = ranges.iter().flat_map(IdRange::ids);
-                ids.for_each(|id| self.replies.integer(id.get()));
+        } else {
+            self.replies.array(count as usize);
+            for id in ranges.iter().flat_map(IdRange::ids) {
+                self.replies.integer(id.get());
             }
         }
         Ok(())
@@ -316,12 +323,6 @@ impl<'a> Connection<'a> {
             () = drained => None,
         }
     }
-}
-
-/// How many single IDs are wanted before the next command that wants many.
-fn singles(steps: &[Step]) -> u32 {
-    let alike = steps.iter().take_while(|step| !matches!(step, Step::Many(_)));
-    alike.map(|step| if let Step::Next(count) = step { *count } else { 0 }).sum()
 }
 
 /// What a command for many IDs wants.

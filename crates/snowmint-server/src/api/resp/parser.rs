@@ -271,8 +271,8 @@ mod tests {
             (b"*1\r\n$-1\r\n", ProtocolError::WordLength),
             (b"*1\r\n$65537\r\n", ProtocolError::WordLength),
             (b"*1\r\n$4\r\nPINGPING\r\n", ProtocolError::NoLineEnd),
-            (&[b'a'; COMMAND_BYTES_MAX], ProtocolError::TooLarge),
-            (&[b"*1\r\n$65535\r\n", &[b'a'; COMMAND_BYTES_MAX][..]].concat(), ProtocolError::TooLarge),
+            (&b"a".repeat(COMMAND_BYTES_MAX), ProtocolError::TooLarge),
+            (&[&b"*1\r\n$65535\r\n"[..], &b"a".repeat(COMMAND_BYTES_MAX)].concat(), ProtocolError::TooLarge),
         ] {
             assert_eq!(one(bytes), Err(Some(error)), "{}", bytes[..bytes.len().min(30)].escape_ascii());
         }
