@@ -3,6 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use snowmint::{Id, IdRange};
 use snowmint_server::config::Limits;
 use snowmint_server::event::{Api, Issued, Keeping, Kept, Taken, What};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -12,7 +13,7 @@ use tokio::time::timeout;
 
 use crate::node::Node;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A connection.
 struct Raw(TcpStream);
@@ -68,12 +69,11 @@ impl Raw {
 /// What a program prints that has to succeed.
 async fn printed(mut command: Command) -> String {
     command.stdin(Stdio::null()).kill_on_drop(true);
-    let program = command.as_std().get_program().to_owned();
+    let program = command.as_std().get_program().display().to_string();
     let output = timeout(PATIENCE, command.output()).await.expect("its end in time");
-    let output =
-        output.unwrap_or_else(|error| panic!("{program:?}: {error}; `cargo xtask test` installs it"));
+    let output = output.unwrap_or_else(|error| panic!("{program}: {error}; `cargo xtask test` installs it"));
     let [said, complained] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
-    assert!(output.status.success(), "{program:?}: {said}{complained}");
+    assert!(output.status.success(), "{program}: {said}{complained}");
     said
 }
 
@@ -230,7 +230,7 @@ fn issued(taken: Taken) -> Issued {
 }
 
 fn ids(issued: &Issued) -> Vec<u64> {
-    issued.ranges.iter().flat_map(|range| range.ids()).map(snowmint::Id::get).collect()
+    issued.ranges.iter().flat_map(IdRange::ids).map(Id::get).collect()
 }
 
 /// What was issued and waits to be written down, and who is told of it.
@@ -295,7 +295,7 @@ async fn what_is_no_command_is_answered_and_ends_the_connection() {
         (b"*1\r\n$x\r\n", "invalid bulk length"),
         (b"ping \"\r\n", "unbalanced quotes in request"),
         (b"POST / HTTP/1.1\r\nHost: a\r\n\r\nincr a\r\n", "this is HTTP, which is served at http.listen"),
-        (&[b'a'; 100_000], "too big request, more than 65536 bytes"),
+        (&b"a".repeat(100_000), "too big request, more than 65536 bytes"),
     ] {
         let mut raw = Raw::to(&node).await;
         raw.send(b"ping\r\n").await;
