@@ -162,7 +162,7 @@ async fn commands_that_mint_nothing_answer_as_redis_does() {
         ("client setname", "-ERR wrong number of arguments for 'client|setname' command"),
         ("client kill", "-ERR unknown subcommand 'kill'"),
         ("client", "-ERR wrong number of arguments for 'client' command"),
-        ("command count", ":15"),
+        ("command count", ":16"),
         ("command info get", "*1"),
         ("auth default secret", "+OK"),
         ("auth someone secret", "-WRONGPASS invalid username-password pair or user is disabled."),
@@ -176,6 +176,10 @@ async fn commands_that_mint_nothing_answer_as_redis_does() {
         ("hello 3 now", "-ERR Syntax error in HELLO option 'now'"),
         ("hello 3 auth someone secret", "-WRONGPASS invalid username-password pair or user is disabled."),
         ("incr", "-ERR wrong number of arguments for 'incr' command"),
+        (
+            "incrby a 2",
+            "-ERR the increment must be 1: SNOWMINT.BATCH and SNOWMINT.RANGES give more than one ID",
+        ),
         ("snowmint.next 1", "-ERR wrong number of arguments for 'snowmint.next' command"),
         ("snowmint.batch 0", "-ERR count is \"0\", it must be an integer from 1 to 10000"),
         ("snowmint.ranges 1000001", "-ERR count is \"1000001\", it must be an integer from 1 to 1000000"),
@@ -191,7 +195,7 @@ async fn commands_that_mint_nothing_answer_as_redis_does() {
     }
     assert!(raw.ask("snowmint.parse nonsense").await.starts_with("-ERR id is \"nonsense\""));
     assert_eq!(raw.ask("hello 3 auth default x setname me").await, "%7");
-    let hello = raw.lines(23).await;
+    let hello = raw.lines(25).await;
     assert!(hello.contains(&"snowmint".to_owned()) && hello.ends_with(&["*0".to_owned()]), "{hello:?}");
     assert_eq!((raw.ask("client getname").await, raw.line().await), ("$2".to_owned(), "me".to_owned()));
     assert!(raw.ask("snowmint.ranges 10").await == "*1" && raw.lines(3).await[0] == "*2");
@@ -206,8 +210,10 @@ async fn a_pipeline_is_one_request_and_is_answered_in_order() {
     raw.send("client setname me\r\n").await;
     raw.line().await;
     while node.events.next().is_some() {}
-    raw.send("incr a\r\n*1\r\n$13\r\nSNOWMINT.NEXT\r\nping\r\n\r\nincr b\r\nsnowmint.batch 2\r\nincr c\r\n")
-        .await;
+    raw.send(
+        "incr a\r\n*1\r\n$13\r\nSNOWMINT.NEXT\r\nping\r\n\r\nincrby b 1\r\nsnowmint.batch 2\r\nincr c\r\n",
+    )
+    .await;
     let mut got = raw.ids(2).await;
     assert_eq!(raw.line().await, "+PONG");
     got.extend(raw.ids(1).await);

@@ -35,6 +35,8 @@ pub(super) struct Spec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Next,
+    /// One where the increment is 1, which is how some clients say `INCR`.
+    NextBy,
     Batch,
     Ranges,
     Parse,
@@ -51,8 +53,9 @@ pub(super) enum Kind {
 }
 
 #[rustfmt::skip]
-const COMMANDS: [Spec; 15] = [
+const COMMANDS: [Spec; 16] = [
     spec("incr",            2,  Kind::Next,    "Returns an ID, whatever the key."),
+    spec("incrby",          3,  Kind::NextBy,  "Returns an ID, whatever the key, where the increment is 1."),
     spec("snowmint.next",   1,  Kind::Next,    "Returns an ID."),
     spec("snowmint.batch",  2,  Kind::Batch,   "Returns up to 10000 IDs, in order: all or none."),
     spec("snowmint.ranges", 2,  Kind::Ranges,  "Returns up to 1000000 IDs as runs of consecutive ones, each its first and how many."),
@@ -84,6 +87,11 @@ impl Spec {
         COMMANDS.iter().find(|spec| spec.name.as_bytes().eq_ignore_ascii_case(name))
     }
 
+    /// Whether it wants one ID with these words, being as many as it takes.
+    pub(super) fn wants_one(&self, words: &[Cow<[u8]>]) -> bool {
+        self.kind == Kind::Next || self.kind == Kind::NextBy && *words[2] == *b"1"
+    }
+
     /// Whether it can have so many words, its name being one.
     pub(super) fn takes(&self, words: usize) -> bool {
         let wanted = usize::from(self.arity.unsigned_abs());
@@ -91,7 +99,7 @@ impl Spec {
     }
 
     fn mints(&self) -> bool {
-        matches!(self.kind, Kind::Next | Kind::Batch | Kind::Ranges)
+        matches!(self.kind, Kind::Next | Kind::NextBy | Kind::Batch | Kind::Ranges)
     }
 
     /// Its row of `COMMAND`, as Redis 7 has it.
@@ -105,7 +113,7 @@ impl Spec {
             replies.simple(flag);
         }
         // Which of its words are keys: the first, the last, and how far they are apart.
-        let key = u8::from(self.name == "incr");
+        let key = u8::from(self.name.starts_with("incr"));
         (0..3).for_each(|_| replies.integer(key));
         // Access categories, hints, keys, subcommands.
         (0..4).for_each(|_| replies.array(0));
@@ -150,6 +158,11 @@ impl Session {
     ) -> Result<(), Failure> {
         let spec = known(words)?;
         match (spec.kind, &words[1..]) {
+            (Kind::NextBy, _) => {
+                let message =
+                    "the increment must be 1: SNOWMINT.BATCH and SNOWMINT.RANGES give more than one ID";
+                return Err(invalid(message).into());
+            }
             (Kind::Ping, []) => replies.simple("PONG"),
             (Kind::Ping | Kind::Echo, [message]) => replies.bulk(message),
             (Kind::Parse, [id]) => parse(id, service, replies)?,

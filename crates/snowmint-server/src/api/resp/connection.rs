@@ -151,11 +151,15 @@ impl<'a> Connection<'a> {
                 }
             }
             let Some(name) = words.first() else { continue };
-            match Spec::named(name).filter(|spec| spec.takes(words.len())).map(|spec| spec.kind) {
-                Some(Kind::Next) => match self.steps.last_mut() {
+            let spec = Spec::named(name).filter(|spec| spec.takes(words.len()));
+            if spec.is_some_and(|spec| spec.wants_one(&words)) {
+                match self.steps.last_mut() {
                     Some(Step::Next(count)) => *count += 1,
                     _ => self.steps.push(Step::Next(1)),
-                },
+                }
+                continue;
+            }
+            match spec.map(|spec| spec.kind) {
                 Some(Kind::Batch | Kind::Ranges) => self.steps.push(Step::Many(from..at)),
                 Some(Kind::Quit) => {
                     self.steps.push(Step::Other(from..at));

@@ -50,8 +50,8 @@ def pipelined(commands):
 
 
 with ThreadPoolExecutor(8) as threads:
-    answers = list(threads.map(pipelined, [1, 10, 100, 1000, 5000] * 8))
+    answers = list(threads.map(pipelined, [1, 10, 100, 1000] * 8))
 assert all(ids == sorted(ids) for ids in answers), "a pipeline is answered in order"
 ids = [id for ids in answers for id in ids]
-assert len(set(ids)) == len(ids) == 8 * 6111
+assert len(set(ids)) == len(ids) == 8 * 1111
 print("done")
