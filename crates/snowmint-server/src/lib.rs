@@ -5,6 +5,7 @@
 //! [`clock`] into both.
 
 pub mod api;
+pub mod archive;
 pub mod cli;
 pub mod clickhouse;
 pub mod clock;
@@ -17,6 +18,7 @@ pub mod journal;
 pub mod lease;
 pub mod log;
 pub mod metrics;
+pub mod objects;
 pub mod observe;
 pub mod registry;
 pub mod report;

@@ -6,6 +6,7 @@
 mod detail;
 mod load;
 mod registry;
+mod store;
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -20,6 +21,7 @@ use tracing_subscriber::filter::LevelFilter;
 pub use detail::Detail;
 pub use load::{ConfigError, Loaded, Origin, Setting, environment};
 pub use registry::{Registry, Servers};
+pub use store::{Scheme, StoreUrl};
 
 /// Where data is kept on a machine that gives its user no home directory.
 const DATA_DIR_WITHOUT_HOME: &str = "/var/lib/snowmint";
@@ -96,6 +98,8 @@ pub struct Config {
     pub log: Log,
     /// The metrics store.
     pub metrics: MetricsStore,
+    /// How to talk to S3.
+    pub s3: S3,
 }
 
 /// REST.
@@ -245,6 +249,22 @@ pub struct MetricsStore {
     pub max_bytes: u64,
 }
 
+/// How to talk to S3, or to what speaks like it. What is unset is taken from the environment (`AWS_…`).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct S3 {
+    /// Where it is; unset, Amazon's of the region.
+    pub endpoint: Option<String>,
+    /// Which region it is in.
+    pub region: Option<String>,
+    /// Who to say we are.
+    pub access_key_id: Option<String>,
+    /// The file that has the secret of that key.
+    pub secret_access_key_file: Option<PathBuf>,
+    /// The certificate authority that is trusted with TLS, as PEM; unset, the system's.
+    pub ca_file: Option<PathBuf>,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -269,6 +289,7 @@ impl Default for Config {
             journal: Journal::default(),
             log: Log::default(),
             metrics: MetricsStore::default(),
+            s3: S3::default(),
         }
     }
 }
@@ -397,6 +418,7 @@ impl Config {
         self.etcd.check("etcd.password_file", "etcd.key_file")?;
         self.zookeeper.check("zookeeper.password_file", "zookeeper.key_file")?;
         self.clickhouse.check()?;
+        self.s3.check()?;
         self.check_listeners()
     }
 
@@ -443,6 +465,22 @@ impl ClickHouse {
         if !(1..=NAME_BYTES_MAX).contains(&self.database.len()) {
             let wanted = format!("a name of 1 to {NAME_BYTES_MAX} bytes is wanted");
             return Err(Problem { key: "clickhouse.database", wanted });
+        }
+        Ok(())
+    }
+}
+
+impl S3 {
+    fn check(&self) -> Result<(), Problem> {
+        let fits = |url: &String| url.starts_with("http://") || url.starts_with("https://");
+        if !self.endpoint.as_ref().is_none_or(fits) {
+            let wanted =
+                "a URL is wanted, such as https://s3.example.com or http://localhost:9000".to_owned();
+            return Err(Problem { key: "s3.endpoint", wanted });
+        }
+        if self.access_key_id.is_some() != self.secret_access_key_file.is_some() {
+            let wanted = "access_key_id and secret_access_key_file are wanted, or neither".to_owned();
+            return Err(Problem { key: "s3.secret_access_key_file", wanted });
         }
         Ok(())
     }
