@@ -7,6 +7,7 @@
 //! * [`RadosGw`]: S3, with lifecycle rules.
 //! * [`Hdfs`]: a NameNode and a DataNode.
 //! * [`Chrony`]: an NTP server, right or wrong.
+//! * [`tool`]: what is no server, such as clients of other languages.
 //! * [`Proxy`]: a network between a client and a server that misbehaves on demand.
 //!
 //! `cargo xtask test` installs what is started here. Each module says how its server is started and why each
@@ -36,6 +37,7 @@ mod proxy;
 mod radosgw;
 mod zookeeper;
 
+pub use binary::tool;
 pub use chrony::Chrony;
 pub use clickhouse::{ClickHouse, URL_VARIABLE};
 pub use etcd::{Etcd, EtcdSetup, EtcdVersion, ROOT};

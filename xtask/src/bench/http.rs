@@ -200,6 +200,7 @@ fn start_snowmint(program: &Path, data_dir: &Path, journal: &str) -> Result<Serv
     let environment = [
         ("SNOWMINT_HTTP__LISTEN", listen.as_str()),
         ("SNOWMINT_GRPC__LISTEN", ""),
+        ("SNOWMINT_RESP__LISTEN", ""),
         ("SNOWMINT_JOURNAL__DURABILITY", journal),
     ];
     Server::start(&command, &environment, address, ID_PATH)

@@ -67,10 +67,29 @@ pub(super) async fn serve<A, F, B>(
     F: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
 {
-    let places = Arc::new(Semaphore::new(bounds.connections.min(Semaphore::MAX_PERMITS)));
+    let connections = bounds.connections;
+    let (protocol, bounds) = (Arc::new(protocol), Arc::new(bounds));
+    let connection = move |stream, peer, stop| {
+        let (protocol, bounds, answer) = (Arc::clone(&protocol), Arc::clone(&bounds), answer.clone());
+        async move { connection(stream, peer, &protocol, answer, &bounds, stop).await }
+    };
+    serve_each(listener, connections, connection, stop).await;
+}
+
+/// Has `connection` serve what `listener` accepts until `stop`, each on a task of its own, and waits until all
+/// of them have ended, which they have to by themselves. Past so many `connections`, one is told that there is
+/// no room.
+pub(super) async fn serve_each<F>(
+    listener: TcpListener,
+    connections: usize,
+    connection: impl Fn(TcpStream, Peer, CancellationToken) -> F,
+    stop: CancellationToken,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let places = Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS)));
     let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
     let open = TaskTracker::new();
-    let (protocol, bounds) = (Arc::new(protocol), Arc::new(bounds));
     loop {
         let next = async {
             let refusal = Arc::clone(&refusals).acquire_owned().await.expect("the semaphore is never closed");
@@ -82,11 +101,15 @@ pub(super) async fn serve<A, F, B>(
             }
         };
         let Some((stream, place, peer)) = stop.run_until_cancelled(next).await else { break };
-        let (protocol, bounds, answer) = (Arc::clone(&protocol), Arc::clone(&bounds), answer.clone());
-        let stop = stop.child_token();
+        // Answers are small and written at once: there is nothing to wait for.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!("a connection is already gone: {error}");
+            continue;
+        }
+        let serving = connection(stream, peer, stop.child_token());
         open.spawn(async move {
             let _place = place;
-            connection(stream, peer, &protocol, answer, &bounds, stop).await;
+            serving.await;
         });
     }
     drop(listener);
@@ -118,11 +141,6 @@ async fn connection<A, F, B>(
     F: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
 {
-    // Answers are small and written at once: there is nothing to wait for.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!("a connection is already gone: {error}");
-        return;
-    }
     let requests = Arc::new(Requests::default());
     let counted = Arc::clone(&requests);
     let leave = stop.clone();

@@ -522,7 +522,7 @@ mod tests {
             ("clickhouse.url = \"http://me:secret@a\"", "clickhouse.password_file"),
             ("etcd.password_file = \"f\"", "user and password_file are wanted, or neither"),
             ("data_dir = \"\"", "the path of a directory is wanted"),
-            ("http.listen = \"\"\ngrpc.listen = \"\"", "both off"),
+            ("http.listen = \"\"\ngrpc.listen = \"\"\nresp.listen = \"\"", "all off"),
         ] {
             let refusal = refusal(file, &[], &[]);
             assert!(refusal.contains(wanted) && refusal.contains("line 1)"), "{file}: {refusal}");

@@ -80,6 +80,8 @@ pub struct Config {
     pub http: Http,
     /// gRPC.
     pub grpc: Grpc,
+    /// RESP.
+    pub resp: Resp,
     /// How to talk to etcd.
     pub etcd: Access,
     /// How to talk to `ZooKeeper`.
@@ -117,6 +119,14 @@ pub struct Http {
 #[serde(default, deny_unknown_fields)]
 pub struct Grpc {
     /// Where gRPC is served.
+    pub listen: Listen,
+}
+
+/// RESP, the protocol of Redis.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Resp {
+    /// Where RESP is served.
     pub listen: Listen,
 }
 
@@ -203,7 +213,7 @@ pub struct Ids {
 pub struct Limits {
     /// How long a request waits for its IDs.
     pub wait_ms: u64,
-    /// Open connections, of REST and of gRPC each.
+    /// Open connections, of REST, gRPC and RESP each.
     pub connections: usize,
     /// A request's body.
     pub body_bytes: usize,
@@ -278,6 +288,7 @@ impl Default for Config {
             insecure: false,
             http: Http::default(),
             grpc: Grpc::default(),
+            resp: Resp::default(),
             etcd: Access::default(),
             zookeeper: Access::default(),
             clickhouse: ClickHouse::default(),
@@ -302,6 +313,12 @@ impl Default for Http {
 impl Default for Grpc {
     fn default() -> Self {
         Self { listen: Listen(Some(SocketAddr::from(([127, 0, 0, 1], 9090)))) }
+    }
+}
+
+impl Default for Resp {
+    fn default() -> Self {
+        Self { listen: Listen(Some(SocketAddr::from(([127, 0, 0, 1], 6380)))) }
     }
 }
 
@@ -422,11 +439,16 @@ impl Config {
     }
 
     fn check_listeners(&self) -> Result<(), Problem> {
-        let listeners = [("http.listen", self.http.listen), ("grpc.listen", self.grpc.listen)];
+        let listeners = [
+            ("http.listen", self.http.listen),
+            ("grpc.listen", self.grpc.listen),
+            ("resp.listen", self.resp.listen),
+        ];
         if listeners.iter().all(|(_, listen)| listen.0.is_none()) {
             return Err(Problem {
                 key: "http.listen",
-                wanted: "http.listen and grpc.listen are both off, and one of them is needed".to_owned(),
+                wanted: "http.listen, grpc.listen and resp.listen are all off, and one of them is needed"
+                    .to_owned(),
             });
         }
         for (key, listen) in listeners {

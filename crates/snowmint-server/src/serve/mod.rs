@@ -315,6 +315,7 @@ struct Shown<'a> {
 struct Listeners {
     http: Option<(TcpListener, SocketAddr)>,
     grpc: Option<(TcpListener, SocketAddr)>,
+    resp: Option<(TcpListener, SocketAddr)>,
 }
 
 impl Listeners {
@@ -322,17 +323,19 @@ impl Listeners {
         Ok(Self {
             http: bind("http.listen", config.http.listen.0).await?,
             grpc: bind("grpc.listen", config.grpc.listen.0).await?,
+            resp: bind("resp.listen", config.resp.listen.0).await?,
         })
     }
 
     fn addresses(&self) -> Addresses {
-        Addresses { http: self.http.as_ref().map(|(_, at)| *at), grpc: self.grpc.as_ref().map(|(_, at)| *at) }
+        let address = |bound: &Option<(TcpListener, SocketAddr)>| bound.as_ref().map(|(_, at)| *at);
+        Addresses { http: address(&self.http), grpc: address(&self.grpc), resp: address(&self.resp) }
     }
 
     /// The address the registry shows.
     fn advertised(&self) -> Option<SocketAddr> {
-        let Addresses { http, grpc } = self.addresses();
-        http.or(grpc)
+        let Addresses { http, grpc, resp } = self.addresses();
+        http.or(grpc).or(resp)
     }
 
     fn serve(
@@ -357,6 +360,15 @@ impl Listeners {
         }
         if let Some((listener, _)) = self.grpc {
             front_ends.push(tokio::spawn(api::grpc::serve(
+                listener,
+                Arc::clone(service),
+                Arc::clone(events),
+                limits.clone(),
+                stop.clone(),
+            )));
+        }
+        if let Some((listener, _)) = self.resp {
+            front_ends.push(tokio::spawn(api::resp::serve(
                 listener,
                 Arc::clone(service),
                 Arc::clone(events),
@@ -393,13 +405,14 @@ async fn bind(
 struct Addresses {
     http: Option<SocketAddr>,
     grpc: Option<SocketAddr>,
+    resp: Option<SocketAddr>,
 }
 
 impl Addresses {
-    /// REST's and gRPC's, to be read by people.
-    fn shown(self) -> (String, String) {
+    /// REST's, gRPC's and RESP's, to be read by people.
+    fn shown(self) -> [String; 3] {
         let shown = |address: Option<SocketAddr>| address.map_or("off".to_owned(), |at| at.to_string());
-        (shown(self.http), shown(self.grpc))
+        [self.http, self.grpc, self.resp].map(shown)
     }
 }
 
@@ -422,12 +435,12 @@ async fn announce(
         }
     };
     tokio::pin!(slot);
-    let (http, grpc) = addresses.shown();
+    let [http, grpc, resp] = addresses.shown();
     let slot = tokio::select! {
         () = stop.cancelled() => return,
         slot = &mut slot => slot,
         () = tokio::time::sleep(Duration::from_millis(SLOT_WAIT_MS)) => {
-            tracing::warn!(%http, %grpc, "serving, and refusing requests for IDs until there is a worker slot");
+            tracing::warn!(%http, %grpc, %resp, "serving, and refusing requests for IDs until there is a worker slot");
             tokio::select! { () = stop.cancelled() => return, slot = slot => slot }
         }
     };
@@ -445,18 +458,18 @@ struct Greeting {
 
 impl Greeting {
     fn give(&self, json: bool) {
-        let (http, grpc) = self.addresses.shown();
+        let [http, grpc, resp] = self.addresses.shown();
         let (slot, registry, version) = (self.slot, &self.registry, env!("CARGO_PKG_VERSION"));
         let (epoch, end) = (timestamp(self.layout.epoch_ms()), timestamp(self.layout.end_ms()));
         let layout = format!("{} bits, from {epoch} until {end}", self.layout.split());
         let curl = self.addresses.http.map(|at| format!("curl http://{}/api/v1/id", reachable(at)));
         let curl = curl.unwrap_or_default();
         if json {
-            tracing::info!(version, http, grpc, %slot, registry, layout, r#try = curl, "serving");
+            tracing::info!(version, http, grpc, resp, %slot, registry, layout, r#try = curl, "serving");
             return;
         }
         let greeting = format!(
-            "\n  snowmint {version}\n\n  REST      {http}\n  gRPC      {grpc}\n  slot      {slot}\n  \
+            "\n  snowmint {version}\n\n  REST      {http}\n  gRPC      {grpc}\n  RESP      {resp}\n  slot      {slot}\n  \
              registry  {registry}\n  layout    {layout}\n\n  {curl}\n\n"
         );
         // A standard error that is gone keeps nobody from being served.

@@ -40,7 +40,10 @@ impl Serve {
 
     /// By another command, which takes the arguments of `snowmint`.
     pub fn with(command: Command, data_dir: &Path) -> Self {
-        Self::by(command, data_dir).set("http.listen", "127.0.0.1:0").set("grpc.listen", "")
+        Self::by(command, data_dir)
+            .set("http.listen", "127.0.0.1:0")
+            .set("grpc.listen", "")
+            .set("resp.listen", "")
     }
 
     /// On the ports it has by itself, until it is told others.

@@ -175,14 +175,9 @@ impl FrontEnd {
         // A router never fails: its errors are answers.
         let response = match tokio::time::timeout(limit, self.router.clone().call(request)).await {
             Ok(response) => response.unwrap_or_else(|never| match never {}),
-            Err(_late) => Failure(self.too_slow()).into_response(),
+            Err(_late) => Failure(Error::too_slow(self.limits.request_s)).into_response(),
         };
         response.map(Either::Right)
-    }
-
-    fn too_slow(&self) -> Error {
-        let message = format!("the request was not done within {} s", self.limits.request_s);
-        Error::new(Code::ServiceUnavailable, message).retry_after_ms(1_000)
     }
 }
 
