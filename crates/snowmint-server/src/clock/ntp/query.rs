@@ -118,7 +118,7 @@ fn sample(answer: &[u8], sent_boot_ns: u64, received_boot_ns: u64) -> Result<Sam
         return Err(QueryError::Malformed);
     }
     let kiss = &answer[12..16];
-    if stratum == 0 && KISSES.iter().any(|code| *code == kiss) {
+    if stratum == 0 && KISSES.contains(&kiss) {
         return Err(QueryError::Refused(kiss.escape_ascii().to_string()));
     }
     // A server that has just started has no stratum either.
