@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::connections::{self, Admission, Peer};
 use super::issue::Issuer;
 use super::request_id::RequestIds;
+use super::threads::Threads;
 use crate::config::Limits;
 use crate::error::Error;
 use crate::event::{self, Api, Events};
@@ -44,6 +45,7 @@ pub async fn serve(
     service: Arc<Service>,
     events: Arc<Events>,
     limits: Limits,
+    threads: Threads,
     stop: CancellationToken,
 ) {
     let connections = limits.connections;
@@ -53,15 +55,15 @@ pub async fn serve(
         let front_end = Arc::clone(&front_end);
         async move { front_end.connection(stream, peer, stop).await }
     };
-    connections::serve_each(listener, connections, connection, stop).await;
+    connections::serve_each(listener, connections, connection, &threads, stop).await;
 }
 
 impl FrontEnd {
     async fn connection(&self, stream: TcpStream, peer: Peer, stop: CancellationToken) {
         if peer.admission == Admission::Full {
             self.issuer.failed(&Error::too_many_connections(self.limits.connections), Instant::now(), None);
-            // It fits what the kernel keeps for a new connection.
-            if stream.try_write(FULL).is_ok() {
+            // It fits what the kernel keeps for a new connection, which is writable at once.
+            if stream.writable().await.is_ok() && stream.try_write(FULL).is_ok() {
                 connection::leave(stream).await;
             }
             return;
