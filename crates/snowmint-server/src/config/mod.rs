@@ -32,7 +32,9 @@ const DATA_DIR_WITHOUT_HOME: &str = "/var/lib/snowmint";
 pub(crate) const NAME_BYTES_MAX: usize = 253;
 
 /// What a number may be, for every key that is one.
-const RANGES: [(&str, RangeInclusive<u64>); 21] = [
+const RANGES: [(&str, RangeInclusive<u64>); 23] = [
+    ("backup.keep_local", 1..=10_000),
+    ("backup.keep_remote", 1..=10_000),
     ("clock.idle_days_max", 1..=36_500),
     ("clock.interval_s", 1..=3_600),
     ("clock.leap_confirm_s", 1..=86_400),
@@ -88,6 +90,8 @@ pub struct Config {
     pub zookeeper: Access,
     /// The metrics store of a fleet.
     pub clickhouse: ClickHouse,
+    /// Backups of it.
+    pub backup: Backup,
     /// How a worker is held.
     pub lease: Lease,
     /// The serving clock.
@@ -102,6 +106,8 @@ pub struct Config {
     pub log: Log,
     /// The metrics store.
     pub metrics: MetricsStore,
+    /// What goes.
+    pub retention: Retention,
     /// How to talk to S3.
     pub s3: S3,
 }
@@ -160,6 +166,20 @@ pub struct ClickHouse {
     pub password_file: Option<PathBuf>,
     /// The certificate authority that is trusted with TLS, as PEM; unset, the system's.
     pub ca_file: Option<PathBuf>,
+}
+
+/// Backups of what is in ClickHouse.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Backup {
+    /// Where they are made; unset, `backups` below the data directory.
+    pub local: Option<StoreUrl>,
+    /// Where they are copied to; unset, nowhere.
+    pub remote: Option<StoreUrl>,
+    /// How many are kept where they are made.
+    pub keep_local: u16,
+    /// How many are kept where they are copied to.
+    pub keep_remote: u16,
 }
 
 /// How a worker is held.
@@ -259,6 +279,14 @@ pub struct MetricsStore {
     pub max_bytes: u64,
 }
 
+/// What is past its retention.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retention {
+    /// Where months are exported to before they are dropped; unset, nowhere.
+    pub export: Option<StoreUrl>,
+}
+
 /// How to talk to S3, or to what speaks like it. What is unset is taken from the environment (`AWS_…`).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -292,6 +320,7 @@ impl Default for Config {
             etcd: Access::default(),
             zookeeper: Access::default(),
             clickhouse: ClickHouse::default(),
+            backup: Backup::default(),
             lease: Lease::default(),
             clock: Clock::default(),
             id: Ids::default(),
@@ -299,6 +328,7 @@ impl Default for Config {
             journal: Journal::default(),
             log: Log::default(),
             metrics: MetricsStore::default(),
+            retention: Retention::default(),
             s3: S3::default(),
         }
     }
@@ -325,6 +355,24 @@ impl Default for Resp {
 impl Default for ClickHouse {
     fn default() -> Self {
         Self { url: None, database: "default".to_owned(), user: None, password_file: None, ca_file: None }
+    }
+}
+
+impl Default for Backup {
+    fn default() -> Self {
+        Self { local: None, remote: None, keep_local: 7, keep_remote: 30 }
+    }
+}
+
+impl Backup {
+    /// Where backups are made.
+    #[must_use]
+    pub fn local(&self, data_dir: &Path) -> StoreUrl {
+        let below = || {
+            let absolute = std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.to_owned());
+            StoreUrl::Directory(absolute.join("backups"))
+        };
+        self.local.clone().unwrap_or_else(below)
     }
 }
 
