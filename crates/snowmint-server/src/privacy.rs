@@ -42,11 +42,8 @@ impl Privacy {
         let key = key.map(|file| {
             let key = config::password(file).map_err(PrivacyError)?;
             if key.len() < KEY_BYTES_MIN {
-                let problem = format!(
-                    "{} has {} bytes, a key has {KEY_BYTES_MIN} at least",
-                    file.display(),
-                    key.len()
-                );
+                let problem =
+                    format!("{} has {} bytes, a key has {KEY_BYTES_MIN} at least", file.display(), key.len());
                 return Err(PrivacyError(problem));
             }
             Ok(Hmac::new_from_slice(key.as_bytes()).expect("a key of any length will do"))

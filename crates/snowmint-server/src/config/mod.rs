@@ -467,14 +467,20 @@ impl Config {
         let audit = &self.audit;
         let problem = |key, wanted: &str| Err(Problem { key, wanted: wanted.to_owned() });
         if audit.required && self.journal.durability == Durability::Off {
-            return problem("audit.required", "with journal.durability = \"off\" nothing is ever written down");
+            return problem(
+                "audit.required",
+                "with journal.durability = \"off\" nothing is ever written down",
+            );
         }
         if audit.required && audit.url == Some(ArchiveUrl::Off) {
             return problem("audit.required", "with audit.url = \"off\" there is no archive");
         }
         let hashed = [audit.client_ip, audit.user_agent].contains(&Personal::Hash);
         if hashed && audit.hash_key_file.is_none() {
-            return problem("audit.hash_key_file", "what is hashed needs a key: the path of a file is wanted");
+            return problem(
+                "audit.hash_key_file",
+                "what is hashed needs a key: the path of a file is wanted",
+            );
         }
         Ok(())
     }

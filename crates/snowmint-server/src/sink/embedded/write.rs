@@ -53,7 +53,15 @@ fn row(database: &Connection, event: &Event, detail: bool, privacy: &Privacy) ->
     match &event.what {
         What::Issued(issued) if detail => issued.ranges.iter().try_for_each(|range| {
             let ids = (Some(signed(range.first().get())), range.count());
-            request(database, at_ms, Some(issued.slot), ids, issued.latency_us, &who(&issued.request), (0, ""))
+            request(
+                database,
+                at_ms,
+                Some(issued.slot),
+                ids,
+                issued.latency_us,
+                &who(&issued.request),
+                (0, ""),
+            )
         }),
         What::Failed(failed) if detail => {
             let error = (failed.code, &*failed.message);
