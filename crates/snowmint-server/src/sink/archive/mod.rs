@@ -13,6 +13,8 @@ mod file;
 mod space;
 mod spool;
 mod state;
+#[cfg(test)]
+mod tests;
 mod told;
 mod upload;
 
@@ -36,7 +38,7 @@ use spool::Spool;
 use told::Teller;
 
 pub use spool::SpoolError;
-pub use upload::{BACKOFF_MS_MAX, LAST_MS_MAX, Uploader};
+pub use upload::{BACKOFF_MS_MAX, LAST_MS_MAX, REQUEST_MS_MAX, Uploader};
 
 /// The sink's name.
 pub const NAME: &str = "archive";

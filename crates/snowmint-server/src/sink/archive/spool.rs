@@ -277,14 +277,11 @@ impl Opened {
         // The last lines of a chain first: it goes on there.
         for name in file::list(directory, LINES)?.0.into_iter().rev() {
             let (path, ours) = (directory.join(name.with(LINES)), name.journal == journal);
-            if ours && chains.contains_key(&name.slot) && name.first > state.chain(name.slot).end.sequence {
-                continue;
-            }
             let sealed = ours && name.first <= state.chain(name.slot).end.sequence;
             let file = File::options().read(true).write(true).open(&path)?;
             match if sealed { None } else { file::repair(&file, name)? } {
                 None => file::remove(&path)?,
-                Some((end, bytes)) if ours => {
+                Some((end, bytes)) if ours && !chains.contains_key(&name.slot) => {
                     let file = Growing { name, file, bytes, buffer: Vec::new(), touched: Instant::now() };
                     chains.insert(name.slot, Chain { end, file: Some(file) });
                 }
