@@ -106,7 +106,6 @@ async fn an_archive_that_is_away_costs_no_record(place: &Place) {
     let small = ArchiveSettings { spool_bytes_max: 60_000, ..settings() };
     let journal = Uuid::new_v4();
     let mut node = Node::start_with(directory.path(), journal, 0, objects.clone(), small);
-    node.sink.file_bytes_max(10_000).await;
     node.deliver(vec![issued(HOUR_MS, SLOT, 1)]).await;
     place.kill("away");
     // Until there is no more room: then the journal keeps what follows.
@@ -137,7 +136,6 @@ async fn one_that_hangs_or_whose_answers_are_lost_has_every_object_once(place: &
     let directory = TempDir::new().unwrap();
     let proxy = Proxy::start(address).await;
     let mut node = Node::start(directory.path(), Uuid::new_v4(), 0, place.objects_over("lost", &proxy));
-    node.sink.file_bytes_max(10_000).await;
     let mut at_ms = HOUR_MS;
     let mut events = || {
         at_ms += 1_000;

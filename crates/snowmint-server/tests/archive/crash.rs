@@ -41,9 +41,6 @@ const WAITING: u32 = 16;
 /// Each process numbers its events from a multiple of it.
 const NUMBERS: u32 = 10_000_000;
 
-/// Some tens of records, so that objects are always on their way.
-const FILE_BYTES_MAX: u64 = 20_000;
-
 const STRICT: JournalSettings =
     JournalSettings { durability: Durability::Strict, flush_ms: 20, max_bytes: 1 << 30 };
 
@@ -67,7 +64,6 @@ impl Open {
         let objects = Objects::open(&url.parse().unwrap(), access).unwrap();
         let (sink, uploader) =
             archive::open(directory, journal.id(), objects, settings(), Arc::clone(&metrics));
-        sink.file_bytes_max(FILE_BYTES_MAX).await;
         let (stop, stop_uploads) = (CancellationToken::new(), CancellationToken::new());
         let state = uploader.state();
         let uploads = tokio::spawn(uploader.run(stop_uploads.clone()));

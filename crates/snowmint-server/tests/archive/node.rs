@@ -31,6 +31,7 @@ pub fn settings() -> ArchiveSettings {
         layout: Layout::default(),
         privacy: Privacy::keep(),
         spool_bytes_max: 1 << 30,
+        object_bytes: 10_000,
         bytes_max: None,
     }
 }

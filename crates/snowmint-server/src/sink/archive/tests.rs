@@ -13,7 +13,7 @@ use snowmint::{Id, IdRange, Layout, Slot};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::spool::{Spool, Upload};
+use super::spool::{Limits, Spool, Upload};
 use super::state;
 use super::told::Teller;
 use super::{ArchiveState, ArchiveStatus};
@@ -39,9 +39,8 @@ fn spool(directory: &Path, journal: Uuid, bytes_max: u64) -> Spool {
     };
     let state = ArchiveState { status: StdMutex::new(status), metrics: Arc::new(Metrics::new()) };
     let teller = Teller { layout: Layout::default(), privacy: Privacy::keep() };
-    let mut spool = Spool::new(directory.to_owned(), journal, teller, bytes_max, Arc::new(state));
-    spool.file_bytes_max(4_000);
-    spool
+    let limits = Limits { spool_bytes_max: bytes_max, object_bytes: 4_000 };
+    Spool::new(directory.to_owned(), journal, teller, limits, Arc::new(state))
 }
 
 struct Rng(u64);
