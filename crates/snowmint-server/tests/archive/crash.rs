@@ -15,7 +15,7 @@ use snowmint_server::event::{Events, Keeping, What};
 use snowmint_server::journal::{Durability, Journal, JournalSettings};
 use snowmint_server::metrics::Metrics;
 use snowmint_server::objects::Objects;
-use snowmint_server::sink::archive;
+use snowmint_server::sink::archive::{self, ArchiveSettings};
 use snowmint_server::sink::delivery::{self, SinkState};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::node::{SLOT, issued, settings};
 use super::place::Place;
 use super::read::{assert_whole, read};
-use super::{PATIENCE_MS, spool_is_empty, until};
+use super::{PATIENCE_MS, spool_files, until};
 
 const DIRECTORY: &str = "ARCHIVE_TEST_DIRECTORY";
 const URL: &str = "ARCHIVE_TEST_URL";
@@ -37,6 +37,12 @@ const KILLS_OF_REMOTE: u32 = 30;
 
 /// Requests that wait at the same time.
 const WAITING: u32 = 16;
+
+/// An object has some tens of records: as many as a process has time for.
+const OBJECT_BYTES: u64 = 50_000;
+
+/// What a spool has from which everything sealed is gone.
+const GROWING_AND_STATE: usize = 2;
 
 /// Each process numbers its events from a multiple of it.
 const NUMBERS: u32 = 10_000_000;
@@ -61,8 +67,9 @@ impl Open {
         let events = Arc::new(Events::new(Arc::clone(&metrics), Keeping::Strict));
         let journal = Journal::open(directory, STRICT, &[archive::NAME], &events, &metrics).unwrap();
         let objects = Objects::open(&url.parse().unwrap(), access).unwrap();
+        let settings = ArchiveSettings { object_bytes: OBJECT_BYTES, ..settings() };
         let (sink, uploader) =
-            archive::open(directory, journal.id(), objects, settings(), Arc::clone(&metrics));
+            archive::open(directory, journal.id(), objects, settings, Arc::clone(&metrics));
         let (stop, stop_uploads) = (CancellationToken::new(), CancellationToken::new());
         let uploads = tokio::spawn(uploader.run(stop_uploads.clone()));
         let (sink, delivery) = delivery::start(&journal, Arc::new(sink), metrics, stop.clone()).unwrap();
@@ -184,8 +191,10 @@ async fn every_record_once(place: &Place, kills: u32) {
     loop {
         let open = Open::new(directory.path(), &place.url("crash"), &place.s3_access(None)).await;
         until("the journal is delivered", async || open.sink.status().lag_events == 0).await;
+        until("what is sealed is uploaded", async || spool_files(directory.path()) <= GROWING_AND_STATE)
+            .await;
         open.stop().await;
-        if spool_is_empty(directory.path()) {
+        if spool_files(directory.path()) == 1 {
             break;
         }
         assert!(begun.elapsed() < Duration::from_millis(PATIENCE_MS), "it is not uploaded");

@@ -92,7 +92,7 @@ impl Node {
         for _ in 0..STOPS_MAX {
             self.stop.cancel();
             self.uploads.await.unwrap();
-            if super::spool_is_empty(&self.directory) {
+            if super::spool_files(&self.directory) == 1 {
                 return;
             }
             self = Self::start(&self.directory, self.journal, self.next, self.objects.clone());

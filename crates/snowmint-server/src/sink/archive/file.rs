@@ -66,20 +66,18 @@ impl FromStr for Name {
     }
 }
 
-/// The files of a kind in a directory, those of a chain in its order, and how many bytes they have together.
-pub(super) fn list(directory: &Path, kind: &str) -> io::Result<(Vec<Name>, u64)> {
-    let (mut names, mut bytes) = (Vec::new(), 0);
+/// The files of a kind in a directory, those of a chain in its order.
+pub(super) fn list(directory: &Path, kind: &str) -> io::Result<Vec<Name>> {
+    let mut names = Vec::new();
     for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        let name = entry.file_name();
+        let name = entry?.file_name();
         let name = name.to_str().and_then(|name| name.strip_suffix(kind)?.strip_suffix('.'));
         if let Some(name) = name.and_then(|name| name.parse().ok()) {
             names.push(name);
-            bytes += entry.metadata()?.len();
         }
     }
     names.sort_unstable();
-    Ok((names, bytes))
+    Ok(names)
 }
 
 /// Cuts off what is no whole record at the end of a file, and says where its chain stands and how long it is;
@@ -150,6 +148,14 @@ pub(super) fn seal(directory: &Path, name: Name) -> io::Result<Option<End>> {
     fs::rename(&unfinished, directory.join(name.with(SEALED)))?;
     last.pop_if(|end| *end == b'\n');
     Ok(read_end(&last, name.journal))
+}
+
+/// How large a file is; one that is gone has nothing.
+pub(super) fn bytes(path: &Path) -> io::Result<u64> {
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        metadata => Ok(metadata?.len()),
+    }
 }
 
 /// Removes a file that may be gone already.

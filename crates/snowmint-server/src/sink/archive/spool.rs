@@ -163,10 +163,11 @@ impl Spool {
     /// The archive has it.
     pub(super) fn uploaded(&mut self, name: Name) -> Result<(), SpoolError> {
         self.look()?;
-        let removed = file::remove(&self.directory.join(name.with(SEALED)));
-        let left = removed.and_then(|()| bytes(&self.directory)).map_err(|source| self.error(source))?;
+        let path = self.directory.join(name.with(SEALED));
+        let bytes = file::bytes(&path).and_then(|bytes| file::remove(&path).map(|()| bytes));
+        let bytes = bytes.map_err(|source| self.error(source))?;
         let opened = self.opened.as_mut().expect("it was looked at");
-        opened.bytes = left;
+        opened.bytes = opened.bytes.saturating_sub(bytes);
         self.state.waiting(opened.bytes);
         Ok(())
     }
@@ -207,7 +208,7 @@ impl Spool {
             let chain = opened.chains.get(&name.slot).and_then(|chain| chain.file.as_ref());
             chain.is_some_and(|file| file.name == *name)
         };
-        let (lines, _) = file::list(&self.directory, LINES)?;
+        let lines = file::list(&self.directory, LINES)?;
         let Some(name) = lines.into_iter().find(|name| !growing(name)) else { return Ok(false) };
         let end = file::seal(&self.directory, name)?;
         files::sync_directory(&self.directory)?;
@@ -215,15 +216,17 @@ impl Spool {
             opened.state.chain_mut(name.slot).end = end;
             opened.state.write(&self.directory)?;
         }
-        file::remove(&self.directory.join(name.with(LINES)))?;
-        opened.bytes = bytes(&self.directory)?;
+        let lines = self.directory.join(name.with(LINES));
+        let sealed = file::bytes(&self.directory.join(name.with(SEALED)))?;
+        opened.bytes = (opened.bytes + sealed).saturating_sub(file::bytes(&lines)?);
+        file::remove(&lines)?;
         self.state.waiting(opened.bytes);
         Ok(true)
     }
 
     fn try_next_upload(&mut self) -> io::Result<Option<Upload>> {
         let opened = self.opened.as_mut().expect("it was looked at");
-        let (sealed, _) = file::list(&self.directory, SEALED)?;
+        let sealed = file::list(&self.directory, SEALED)?;
         // What has lines yet is sealed again.
         let is_done = |name: &&Name| !self.directory.join(name.with(LINES)).exists();
         let begun = |name: &&Name| opened.state.uploading.as_deref() == Some(&name.to_string());
@@ -260,12 +263,12 @@ impl Opened {
     fn new(directory: &Path, journal: Uuid) -> io::Result<Self> {
         files::create_directory(directory)?;
         let state = State::read(directory, journal)?;
-        for unfinished in file::list(directory, UNFINISHED)?.0 {
+        for unfinished in file::list(directory, UNFINISHED)? {
             file::remove(&directory.join(unfinished.with(UNFINISHED)))?;
         }
         let mut chains: BTreeMap<Option<Slot>, Chain> = BTreeMap::new();
         // The last lines of a chain first: it goes on there.
-        for name in file::list(directory, LINES)?.0.into_iter().rev() {
+        for name in file::list(directory, LINES)?.into_iter().rev() {
             let (path, ours) = (directory.join(name.with(LINES)), name.journal == journal);
             let sealed = ours && name.first <= state.chain(name.slot).end.sequence;
             let file = File::options().read(true).write(true).open(&path)?;
@@ -380,7 +383,13 @@ impl Append<'_> {
 
 /// How large all files are together.
 fn bytes(directory: &Path) -> io::Result<u64> {
-    Ok(file::list(directory, LINES)?.1 + file::list(directory, SEALED)?.1)
+    let mut bytes = 0;
+    for kind in [LINES, SEALED] {
+        for name in file::list(directory, kind)? {
+            bytes += file::bytes(&directory.join(name.with(kind)))?;
+        }
+    }
+    Ok(bytes)
 }
 
 fn create(directory: &Path, name: Name, cuts: &mut Vec<(PathBuf, u64)>) -> io::Result<Growing> {

@@ -116,13 +116,23 @@ impl Uploader {
 
     /// Seals what is to be sealed, and uploads what is: at the `end`, everything.
     async fn pass(&self, end: bool) -> Result<(), String> {
+        let mut uploaded = Ok(());
         loop {
             let now_ms = u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0);
-            // What waits takes a fifth of the room when it is sealed, so that this comes first.
-            while self.spool.with(move |spool| spool.seal(now_ms, end)).await? {}
-            let Some(upload) = self.spool.with(Spool::next_upload).await? else { return Ok(()) };
-            self.upload(upload).await?;
-            self.keep_within().await;
+            let sealed = self.spool.with(move |spool| spool.seal(now_ms, end)).await?;
+            let mut more = false;
+            // What waits takes a fifth of the room once it is sealed: that goes on without the archive.
+            if uploaded.is_ok() {
+                let next = self.spool.with(Spool::next_upload).await?;
+                more = next.is_some();
+                if let Some(upload) = next {
+                    uploaded = self.upload(upload).await;
+                    self.keep_within().await;
+                }
+            }
+            if !sealed && !(more && uploaded.is_ok()) {
+                return uploaded;
+            }
         }
     }
 
