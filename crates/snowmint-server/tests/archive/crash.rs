@@ -62,7 +62,7 @@ struct Open {
 }
 
 impl Open {
-    async fn new(directory: &Path, url: &str, access: &S3) -> Self {
+    fn new(directory: &Path, url: &str, access: &S3) -> Self {
         let metrics = Arc::new(Metrics::new());
         let events = Arc::new(Events::new(Arc::clone(&metrics), Keeping::Strict));
         let journal = Journal::open(directory, STRICT, &[archive::NAME], &events, &metrics).unwrap();
@@ -93,7 +93,7 @@ fn child() {
     let access = serde_json::from_str(&env::var(ACCESS).unwrap()).unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
-        let open = Arc::new(Open::new(Path::new(&directory), &env::var(URL).unwrap(), &access).await);
+        let open = Arc::new(Open::new(Path::new(&directory), &env::var(URL).unwrap(), &access));
         let tasks: Vec<_> =
             (first..first + WAITING).map(|first| tokio::spawn(keep(Arc::clone(&open), first))).collect();
         for task in tasks {
@@ -189,7 +189,7 @@ async fn every_record_once(place: &Place, kills: u32) {
     }
     let begun = Instant::now();
     loop {
-        let open = Open::new(directory.path(), &place.url("crash"), &place.s3_access(None)).await;
+        let open = Open::new(directory.path(), &place.url("crash"), &place.s3_access(None));
         until("the journal is delivered", async || open.sink.status().lag_events == 0).await;
         until("what is sealed is uploaded", async || spool_files(directory.path()) <= GROWING_AND_STATE)
             .await;

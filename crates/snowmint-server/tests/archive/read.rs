@@ -36,10 +36,13 @@ fn zcat(bytes: &[u8]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Of each record, the hash that it has of the one before, and its own.
+type Chain = BTreeMap<u64, (Hash, Hash)>;
+
 /// Checks that all chains are whole and that each object is one piece of one: the events' numbers in their journals,
 /// each once.
 pub fn assert_whole(lines: &Lines) -> Vec<(Uuid, u64)> {
-    let mut chains: BTreeMap<(Uuid, Option<Slot>), BTreeMap<u64, (Hash, Hash)>> = BTreeMap::new();
+    let mut chains: BTreeMap<(Uuid, Option<Slot>), Chain> = BTreeMap::new();
     let mut events = Vec::new();
     for (key, lines) in lines {
         assert!(!lines.is_empty(), "{key}");

@@ -119,18 +119,16 @@ impl Uploader {
         let mut uploaded = Ok(());
         loop {
             let now_ms = u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0);
-            let sealed = self.spool.with(move |spool| spool.seal(now_ms, end)).await?;
-            let mut more = false;
+            let mut more = self.spool.with(move |spool| spool.seal(now_ms, end)).await?;
             // What waits takes a fifth of the room once it is sealed: that goes on without the archive.
-            if uploaded.is_ok() {
-                let next = self.spool.with(Spool::next_upload).await?;
-                more = next.is_some();
-                if let Some(upload) = next {
-                    uploaded = self.upload(upload).await;
-                    self.keep_within().await;
-                }
+            if uploaded.is_ok()
+                && let Some(upload) = self.spool.with(Spool::next_upload).await?
+            {
+                uploaded = self.upload(upload).await;
+                more |= uploaded.is_ok();
+                self.keep_within().await;
             }
-            if !sealed && !(more && uploaded.is_ok()) {
+            if !more {
                 return uploaded;
             }
         }
