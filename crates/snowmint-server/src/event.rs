@@ -167,6 +167,8 @@ pub enum Api {
     Rest,
     /// gRPC, version 1.
     Grpc,
+    /// RESP, the protocol of Redis.
+    Resp,
 }
 
 impl Request {

@@ -7,6 +7,7 @@
 pub mod api;
 pub mod archive;
 mod background;
+pub mod backup;
 pub mod cli;
 pub mod clickhouse;
 pub mod clock;

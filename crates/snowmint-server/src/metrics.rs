@@ -32,8 +32,12 @@ pub struct Metrics {
     overflows: IntCounterVec,
     window_left: GaugeVec,
     errors: IntCounterVec,
-    /// `clock_drift_milliseconds`: the host's wall clock less the serving clock.
+    /// `clock_drift_milliseconds`: the host's wall clock less NTP, or less the serving clock while NTP does not say.
     pub clock_drift: Gauge,
+    /// `clock_ntp_synchronized`: 1 while NTP says what time it is.
+    pub ntp_synchronized: IntGauge,
+    /// `clock_ntp_servers`, by state: what to think of the servers that are asked.
+    pub ntp_servers: IntGaugeVec,
     /// `clock_regression_total`: how often the wall clock stepped back.
     pub clock_regressions: IntCounter,
     /// `clock_leap_total`: how often it leapt forward.
@@ -107,7 +111,21 @@ impl Metrics {
             ),
             clock_drift: registered(
                 &registry,
-                valid(Gauge::new("clock_drift_milliseconds", "The wall clock less the serving clock.")),
+                valid(Gauge::new(
+                    "clock_drift_milliseconds",
+                    "The wall clock less NTP, or less the serving clock while NTP does not say.",
+                )),
+            ),
+            ntp_synchronized: registered(
+                &registry,
+                valid(IntGauge::new("clock_ntp_synchronized", "1 while NTP says what time it is.")),
+            ),
+            ntp_servers: registered(
+                &registry,
+                valid(IntGaugeVec::new(
+                    Opts::new("clock_ntp_servers", "NTP servers that are asked, by what to think of them."),
+                    &["state"],
+                )),
             ),
             clock_regressions: registered(
                 &registry,

@@ -13,11 +13,23 @@ const RUN_MS_MAX: u64 = 30_000;
 /// Where programs are looked for: what `cargo xtask test` has put below the target directory, then the search
 /// path.
 pub(crate) fn directories(tool: &str) -> Vec<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    tools().into_iter().map(|tools| tools.join(tool)).chain(env::split_paths(&path)).collect()
+}
+
+/// A directory that `cargo xtask test` has put below the target directory.
+#[must_use]
+pub fn tool(name: &str) -> PathBuf {
+    let directory = tools().map(|tools| tools.join(name)).filter(|directory| directory.is_dir());
+    directory.unwrap_or_else(|| {
+        panic!("there is no tools/{name} below the target directory: `cargo xtask test` installs it")
+    })
+}
+
+fn tools() -> Option<PathBuf> {
     // The executable of a test lies in <target>/<profile>/deps.
     let executable = env::current_exe().expect("a process knows its executable");
-    let tools = executable.ancestors().map(|directory| directory.join("tools")).find(|tools| tools.is_dir());
-    let path = env::var_os("PATH").unwrap_or_default();
-    tools.into_iter().map(|tools| tools.join(tool)).chain(env::split_paths(&path)).collect()
+    executable.ancestors().map(|directory| directory.join("tools")).find(|tools| tools.is_dir())
 }
 
 /// What a program writes to its output, or if it fails, everything that it said.

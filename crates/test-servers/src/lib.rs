@@ -6,6 +6,8 @@
 //! * [`ClickHouse`]: one node.
 //! * [`RadosGw`]: S3, with lifecycle rules.
 //! * [`Hdfs`]: a NameNode and a DataNode.
+//! * [`Chrony`]: an NTP server, right or wrong.
+//! * [`tool`]: what is no server, such as clients of other languages.
 //! * [`Proxy`]: a network between a client and a server that misbehaves on demand.
 //!
 //! `cargo xtask test` installs what is started here. Each module says how its server is started and why each
@@ -23,6 +25,7 @@
 
 mod binary;
 mod certificates;
+mod chrony;
 mod clickhouse;
 mod etcd;
 mod hdfs;
@@ -34,6 +37,8 @@ mod proxy;
 mod radosgw;
 mod zookeeper;
 
+pub use binary::tool;
+pub use chrony::Chrony;
 pub use clickhouse::{ClickHouse, URL_VARIABLE};
 pub use etcd::{Etcd, EtcdSetup, EtcdVersion, ROOT};
 pub use hdfs::Hdfs;

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
 
-use test_servers::{ClickHouse, Etcd, EtcdVersion, Hdfs, RadosGw, ZooKeeper};
+use test_servers::{Chrony, ClickHouse, Etcd, EtcdVersion, Hdfs, RadosGw, ZooKeeper};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
@@ -138,6 +138,17 @@ async fn clickhouse_keeps_what_it_was_told_through_a_kill() {
     clickhouse.pause();
     clickhouse.resume();
     assert_eq!(clickhouse.query("SELECT count() FROM kept.numbers").await, "2\n");
+}
+
+#[tokio::test]
+async fn chrony_is_ahead_or_behind_as_it_is_told() {
+    let chrony = Chrony::start(250).await;
+    assert!(chrony.synchronized().await);
+    chrony.put_ahead(-3_600_000).await;
+    assert!(chrony.synchronized().await);
+    chrony.kill();
+    assert!(!chrony.synchronized().await);
+    chrony.run_ahead(0).await;
 }
 
 /// The test's process starts another one of itself, which starts servers, and is killed.

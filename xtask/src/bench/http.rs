@@ -225,6 +225,7 @@ fn start_snowmint(program: &Path, data_dir: &Path, journal: &str, more: &[(&str,
     let mut environment = vec![
         ("SNOWMINT_HTTP__LISTEN", listen.as_str()),
         ("SNOWMINT_GRPC__LISTEN", ""),
+        ("SNOWMINT_RESP__LISTEN", ""),
         ("SNOWMINT_JOURNAL__DURABILITY", journal),
     ];
     environment.extend(more);

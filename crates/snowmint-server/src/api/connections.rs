@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::DRAIN_MS_MAX;
+use super::threads::Threads;
 
 /// The pause after a connection could not be accepted (mostly for want of file descriptors), in milliseconds.
 const ACCEPT_PAUSE_MS: u64 = 50;
@@ -61,16 +62,38 @@ pub(super) async fn serve<A, F, B>(
     protocol: auto::Builder<TokioExecutor>,
     answer: A,
     bounds: Bounds,
+    threads: &Threads,
     stop: CancellationToken,
 ) where
     A: Fn(Request<Incoming>, Peer) -> F + Clone + Send + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
 {
-    let places = Arc::new(Semaphore::new(bounds.connections.min(Semaphore::MAX_PERMITS)));
+    let connections = bounds.connections;
+    let (protocol, bounds) = (Arc::new(protocol), Arc::new(bounds));
+    let connection = move |stream, peer, stop| {
+        let (protocol, bounds, answer) = (Arc::clone(&protocol), Arc::clone(&bounds), answer.clone());
+        async move { connection(stream, peer, &protocol, answer, &bounds, stop).await }
+    };
+    serve_each(listener, connections, connection, threads, stop).await;
+}
+
+/// Has `connection` serve what `listener` accepts until `stop`, each on one of `threads`, and waits until all
+/// of them have ended, which they have to by themselves. Past so many `connections`, one is told that there is
+/// no room.
+pub(super) async fn serve_each<C, F>(
+    listener: TcpListener,
+    connections: usize,
+    connection: C,
+    threads: &Threads,
+    stop: CancellationToken,
+) where
+    C: Fn(TcpStream, Peer, CancellationToken) -> F + Clone + Send + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let places = Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS)));
     let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
     let open = TaskTracker::new();
-    let (protocol, bounds) = (Arc::new(protocol), Arc::new(bounds));
     loop {
         let next = async {
             let refusal = Arc::clone(&refusals).acquire_owned().await.expect("the semaphore is never closed");
@@ -82,12 +105,17 @@ pub(super) async fn serve<A, F, B>(
             }
         };
         let Some((stream, place, peer)) = stop.run_until_cancelled(next).await else { break };
-        let (protocol, bounds, answer) = (Arc::clone(&protocol), Arc::clone(&bounds), answer.clone());
-        let stop = stop.child_token();
-        open.spawn(async move {
+        // Answers are small and written at once: there is nothing to wait for.
+        let stream = stream.set_nodelay(true).and_then(|()| stream.into_std());
+        let (connection, stop) = (connection.clone(), stop.child_token());
+        let serving = async move {
             let _place = place;
-            connection(stream, peer, &protocol, answer, &bounds, stop).await;
-        });
+            match stream.and_then(TcpStream::from_std) {
+                Ok(stream) => connection(stream, peer, stop).await,
+                Err(error) => tracing::debug!("a connection is already gone: {error}"),
+            }
+        };
+        open.spawn_on(serving, threads.next());
     }
     drop(listener);
     open.close();
@@ -118,11 +146,6 @@ async fn connection<A, F, B>(
     F: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
 {
-    // Answers are small and written at once: there is nothing to wait for.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!("a connection is already gone: {error}");
-        return;
-    }
     let requests = Arc::new(Requests::default());
     let counted = Arc::clone(&requests);
     let leave = stop.clone();

@@ -30,19 +30,21 @@ impl RequestIds {
     pub(super) fn of(&self, headers: &HeaderMap) -> HeaderValue {
         match headers.get(&X_REQUEST_ID) {
             Some(given) if is_usable(given.as_bytes()) => given.clone(),
-            _ => self.make(),
+            _ => self.make().1,
         }
     }
 
-    fn make(&self) -> HeaderValue {
-        let mut digits = itoa::Buffer::new();
-        let number = digits.format(self.next.fetch_add(1, Ordering::Relaxed));
-        let mut text = String::with_capacity(self.prefix.len() + 1 + number.len());
+    /// The next one of ours, and its number.
+    pub(super) fn make(&self) -> (u64, HeaderValue) {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut buffer = itoa::Buffer::new();
+        let digits = buffer.format(number);
+        let mut text = String::with_capacity(self.prefix.len() + 1 + digits.len());
         text.push_str(&self.prefix);
         text.push('-');
-        text.push_str(number);
-        HeaderValue::from_maybe_shared(bytes::Bytes::from(text))
-            .expect("hexadecimal digits, a hyphen and digits")
+        text.push_str(digits);
+        let id = HeaderValue::from_maybe_shared(bytes::Bytes::from(text));
+        (number, id.expect("hexadecimal digits, a hyphen and digits"))
     }
 }
 

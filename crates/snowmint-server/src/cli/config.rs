@@ -36,6 +36,9 @@ pub(super) struct Flags {
     /// Where gRPC is served; empty for nowhere
     #[arg(long, value_name = "ADDRESS")]
     grpc: Option<String>,
+    /// Where RESP, the protocol of Redis, is served; empty for nowhere
+    #[arg(long, value_name = "ADDRESS")]
+    resp: Option<String>,
     /// Serve a routable address without TLS and keys
     #[arg(long)]
     insecure: bool,
@@ -53,6 +56,7 @@ impl Flags {
             ("node_name", &self.node_name),
             ("http.listen", &self.http),
             ("grpc.listen", &self.grpc),
+            ("resp.listen", &self.resp),
             ("insecure", &insecure),
         ]
         .into_iter()

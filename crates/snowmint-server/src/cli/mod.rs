@@ -2,6 +2,7 @@
 //!
 //! Results go to standard output, everything else to standard error.
 
+mod backup;
 mod bench;
 mod cluster;
 mod config;
@@ -25,8 +26,10 @@ use comfy_table::{Table, presets};
 use jiff::Timestamp;
 use snowmint::Format;
 
+use crate::backup::BackupError;
 use crate::clickhouse::ClickHouseError;
 use crate::config::{ConfigError, Loaded};
+use crate::objects::ObjectsError;
 use crate::serve::{self, ServeError};
 use cluster::ClusterError;
 use load::LoadError;
@@ -66,6 +69,9 @@ enum Command {
     /// Say how long the tables in ClickHouse keep what they are given
     #[command(subcommand)]
     Retention(schema::RetentionCommand),
+    /// Keep what is in ClickHouse elsewhere too, and put it back
+    #[command(subcommand)]
+    Backup(backup::Command),
     /// Print what was issued, how fast, and what went wrong: a table and a plot
     Report(report::Arguments),
     /// Load a server, and check every ID received for duplicates
@@ -82,6 +88,7 @@ impl Command {
             Self::Cluster(command) => cluster::run(&command, out),
             Self::Schema(command) => schema::run(&command, out),
             Self::Retention(command) => schema::run_retention(&command, out),
+            Self::Backup(command) => backup::run(&command, out),
             Self::Report(arguments) => report::run(&arguments, out),
             Self::Bench(arguments) => bench::run(&arguments, out),
         }
@@ -118,6 +125,10 @@ enum CliError {
     Cluster(#[from] ClusterError),
     #[error(transparent)]
     ClickHouse(#[from] ClickHouseError),
+    #[error(transparent)]
+    Objects(#[from] ObjectsError),
+    #[error(transparent)]
+    Backup(#[from] BackupError),
     #[error(transparent)]
     Load(#[from] LoadError),
     #[error("cannot start")]
@@ -215,6 +226,11 @@ fn iso(timestamp_ms: u64) -> String {
         || format!("{timestamp_ms} ms, past the year 9999"),
         |timestamp| format!("{timestamp:.3}"),
     )
+}
+
+/// A time as ISO 8601, to the second.
+fn iso_time(time: Timestamp) -> String {
+    format!("{time:.0}")
 }
 
 /// What may be missing.

@@ -5,10 +5,13 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::backup::Bar;
 use super::{CliError, block_on, or_dash, table, write_table};
+use crate::backup;
 use crate::clickhouse::retention::{self, DAYS_MAX};
 use crate::clickhouse::{ClickHouse, schema};
-use crate::config::{self, Loaded};
+use crate::config::{self, Config, Loaded};
+use crate::objects::Objects;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -50,7 +53,8 @@ pub(super) enum RetentionCommand {
         #[arg(value_parser = clap::value_parser!(u16).range(1..=i64::from(DAYS_MAX)))]
         days: u16,
     },
-    /// Make the tables keep what they are to keep, and drop the months that are past as a whole
+    /// Make the tables keep what they are to keep, and drop the months that are past as a whole, exported first where
+    /// `retention.export` says to
     Apply {
         #[command(flatten)]
         place: Place,
@@ -66,9 +70,12 @@ pub(super) struct Place {
 }
 
 impl Place {
+    fn load(&self) -> Result<Config, CliError> {
+        Ok(Loaded::load(self.config.as_deref(), config::environment(), &[])?.config)
+    }
+
     fn open(&self) -> Result<ClickHouse, CliError> {
-        let loaded = Loaded::load(self.config.as_deref(), config::environment(), &[])?;
-        Ok(ClickHouse::new(&loaded.config.clickhouse)?)
+        Ok(ClickHouse::new(&self.load()?.clickhouse)?)
     }
 }
 
@@ -108,18 +115,24 @@ pub(super) fn run_retention(command: &RetentionCommand, out: &mut dyn Write) -> 
             Ok(write_table(out, &rows)?)
         }
         RetentionCommand::Set { place, table, days } => {
-            let clickhouse = place.open()?;
+            let (config, clickhouse) = (place.load()?, place.open()?);
             let set = async {
                 retention::set(&clickhouse, table, *days).await?;
-                Ok(retention::apply(&clickhouse).await?)
+                apply_retention(&config, &clickhouse).await
             };
             write_done(out, &block_on(set)?)
         }
         RetentionCommand::Apply { place } => {
-            let clickhouse = place.open()?;
-            write_done(out, &block_on(async { Ok(retention::apply(&clickhouse).await?) })?)
+            let (config, clickhouse) = (place.load()?, place.open()?);
+            write_done(out, &block_on(apply_retention(&config, &clickhouse))?)
         }
     }
+}
+
+async fn apply_retention(config: &Config, clickhouse: &ClickHouse) -> Result<Vec<String>, CliError> {
+    let Some(url) = &config.retention.export else { return Ok(retention::apply(clickhouse).await?) };
+    let to = Objects::open(url, &config.s3)?;
+    Ok(backup::apply_retention(clickhouse, &to, &Bar::new()).await?)
 }
 
 fn write_done(out: &mut dyn Write, done: &[String]) -> Result<(), CliError> {

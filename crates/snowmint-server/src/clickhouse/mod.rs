@@ -9,8 +9,11 @@ mod tls;
 use std::fmt;
 use std::time::Duration;
 
+use bytes::Bytes;
 use clickhouse::Client;
 use clickhouse::error::Error;
+use clickhouse::insert_formatted::InsertFormatted;
+use clickhouse::query::BytesCursor;
 use serde_json::Value;
 use snowmint::Slot;
 
@@ -24,6 +27,12 @@ const QUERY_MS_MAX: u64 = 30_000;
 
 /// The longest a change of the schema may take, in milliseconds: merging a large table takes its time.
 const CHANGE_MS_MAX: u64 = 3_600_000;
+
+/// The longest it may be silent while rows are read from it, in milliseconds, or take none while they are written.
+const STALL_MS_MAX: u64 = 120_000;
+
+/// How many of its threads read what is streamed: its memory is bounded by it.
+const STREAM_THREADS: &str = "2";
 
 /// How much of what ClickHouse says about an error is told on, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 500;
@@ -154,8 +163,49 @@ impl ClickHouse {
         self.within(CHANGE_MS_MAX, self.client.query_raw(sql).execute()).await
     }
 
+    /// Which database is used.
+    pub(crate) fn database(&self) -> &str {
+        &self.database
+    }
+
+    /// The names of what the database has.
+    pub(crate) async fn tables(&self) -> Result<Vec<String>, ClickHouseError> {
+        const SQL: &str = "SELECT name FROM system.tables WHERE database = currentDatabase() ORDER BY name";
+        let rows = self.rows(SQL, &[]).await?;
+        Ok(rows.iter().filter_map(|row| row[0].as_str()).map(str::to_owned).collect())
+    }
+
+    /// An answer of any length, in ClickHouse's own format.
+    pub(crate) fn native(&self, sql: &str) -> Result<NativeAnswer<'_>, ClickHouseError> {
+        let seconds = (STALL_MS_MAX / 1_000).to_string();
+        let query = self
+            .client
+            .query_raw(sql)
+            .with_setting("max_execution_time", "0")
+            .with_setting("max_threads", STREAM_THREADS)
+            // Whoever reads it may be slower than it is.
+            .with_setting("http_send_timeout", seconds);
+        let cursor = query.fetch_bytes("Native").map_err(|error| self.error(&error))?;
+        Ok(NativeAnswer { clickhouse: self, cursor })
+    }
+
+    /// Rows for a table, in ClickHouse's own format, as they are: none is left out because it looks like one before, and
+    /// none is merged with another at once.
+    pub(crate) fn insert_native(&self, table: &str) -> NativeInsert<'_> {
+        let seconds = (STALL_MS_MAX / 1_000).to_string();
+        let insert = self
+            .client
+            .insert_formatted_with(format!("INSERT INTO {} FORMAT Native", identifier(table)))
+            .with_setting("async_insert", "0")
+            .with_setting("insert_deduplicate", "0")
+            .with_setting("max_execution_time", "0")
+            .with_setting("optimize_on_insert", "0")
+            .with_setting("http_receive_timeout", seconds);
+        NativeInsert { clickhouse: self, insert }
+    }
+
     /// Makes the database if there is none.
-    async fn make_database(&self, on_cluster: &str) -> Result<(), ClickHouseError> {
+    pub(crate) async fn make_database(&self, on_cluster: &str) -> Result<(), ClickHouseError> {
         let sql = format!("CREATE DATABASE IF NOT EXISTS {}{on_cluster}", identifier(&self.database));
         self.within(QUERY_MS_MAX, self.server.query_raw(&sql).execute()).await
     }
@@ -195,8 +245,39 @@ impl ClickHouse {
     }
 }
 
+/// Rows that are being read.
+pub(crate) struct NativeAnswer<'a> {
+    clickhouse: &'a ClickHouse,
+    cursor: BytesCursor,
+}
+
+impl NativeAnswer<'_> {
+    /// More of it. An answer that ClickHouse breaks off is an error.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, ClickHouseError> {
+        self.clickhouse.within(STALL_MS_MAX, self.cursor.next()).await
+    }
+}
+
+/// Rows that are being written.
+pub(crate) struct NativeInsert<'a> {
+    clickhouse: &'a ClickHouse,
+    insert: InsertFormatted,
+}
+
+impl NativeInsert<'_> {
+    /// More of them.
+    pub(crate) async fn send(&mut self, bytes: Bytes) -> Result<(), ClickHouseError> {
+        self.clickhouse.within(STALL_MS_MAX, self.insert.send(bytes)).await
+    }
+
+    /// All of them are there.
+    pub(crate) async fn end(self) -> Result<(), ClickHouseError> {
+        self.clickhouse.within(STALL_MS_MAX, self.insert.end()).await
+    }
+}
+
 /// A name as ClickHouse wants it where it may be anything.
-fn identifier(name: &str) -> String {
+pub(crate) fn identifier(name: &str) -> String {
     format!("`{}`", name.replace('\\', "\\\\").replace('`', "\\`"))
 }
 

@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 use super::schema::{Place, place};
 use super::{ClickHouse, ClickHouseError};
 
-/// The longest that can be asked for, in days: a century.
-pub const DAYS_MAX: u16 = 36_500;
+/// The longest that can be asked for, in days: fifty years. A TTL is a time of ClickHouse's, and these end in 2106: one
+/// that passes it begins again in 1970, and removes everything.
+pub const DAYS_MAX: u16 = 18_250;
 
 /// Which tables of totals are kept as long as the table that they are made beside, and their columns of time.
 const TOTALS: [(&str, &str, &str); 2] = [
@@ -58,35 +59,77 @@ pub async fn set(clickhouse: &ClickHouse, table: &str, days: u16) -> Result<(), 
 /// did.
 pub async fn apply(clickhouse: &ClickHouse) -> Result<Vec<String>, ClickHouseError> {
     let mut done = Vec::new();
-    for Policy { table, days, .. } in show(clickhouse).await? {
-        let totals = TOTALS.iter().filter(|(of, ..)| *of == table).map(|(_, totals, time)| (*totals, *time));
-        for (table, time) in std::iter::once((table.as_str(), "timestamp")).chain(totals) {
-            apply_to(clickhouse, table, time, days, &mut done).await?;
+    for Kept { table, time, days } in kept(clickhouse).await? {
+        let place = place(clickhouse, &table).await?;
+        // First, so that the TTL has less to rewrite.
+        for month in expired_months(clickhouse, &place, days).await? {
+            drop_month(clickhouse, &table, &month).await?;
+            done.push(format!("{}: dropped {month}", place.table));
+        }
+        let Place { table, on, .. } = &place;
+        if applied_days(clickhouse, table).await? != Some(days) {
+            let ttl = format!("toDateTime({time}) + INTERVAL {days} DAY");
+            clickhouse.execute(&format!("ALTER TABLE {table}{on} MODIFY TTL {ttl}")).await?;
+            done.push(format!("{table}: kept for {days} days"));
         }
     }
     Ok(done)
 }
 
-async fn apply_to(
+/// Every table with the months that have passed as a whole.
+pub(crate) async fn expired(clickhouse: &ClickHouse) -> Result<Vec<(String, Vec<String>)>, ClickHouseError> {
+    let mut expired = Vec::new();
+    for Kept { table, days, .. } in kept(clickhouse).await? {
+        let months = expired_months(clickhouse, &place(clickhouse, &table).await?, days).await?;
+        expired.push((table, months));
+    }
+    Ok(expired)
+}
+
+/// Drops a month of a table.
+pub(crate) async fn drop_month(
     clickhouse: &ClickHouse,
     table: &str,
-    time: &str,
-    days: u16,
-    done: &mut Vec<String>,
+    month: &str,
 ) -> Result<(), ClickHouseError> {
-    let place = place(clickhouse, table).await?;
-    let Place { table, on, .. } = &place;
-    // First, so that the TTL has less to rewrite.
-    for month in expired_months(clickhouse, &place, days).await? {
-        clickhouse.execute(&format!("ALTER TABLE {table}{on} DROP PARTITION ID '{month}'")).await?;
-        done.push(format!("{table}: dropped {month}"));
+    let Place { table, on, .. } = place(clickhouse, table).await?;
+    clickhouse.execute(&format!("ALTER TABLE {table}{on} DROP PARTITION ID '{month}'")).await
+}
+
+/// Has no table remove rows by itself. Says what it did.
+pub(crate) async fn remove_ttls(clickhouse: &ClickHouse) -> Result<Vec<String>, ClickHouseError> {
+    const SQL: &str = "SELECT count() FROM system.tables WHERE database = currentDatabase() \
+                       AND name = {table:String} AND engine_full LIKE '% TTL %'";
+    let mut done = Vec::new();
+    for Kept { table, .. } in kept(clickhouse).await? {
+        let Place { table, on, .. } = place(clickhouse, &table).await?;
+        let rows = clickhouse.rows(SQL, &[("table", json!(table))]).await?;
+        if rows.first().is_some_and(|row| row[0] != 0) {
+            clickhouse.execute(&format!("ALTER TABLE {table}{on} REMOVE TTL")).await?;
+            done.push(format!("{table}: kept until it is exported"));
+        }
     }
-    if applied_days(clickhouse, table).await? != Some(days) {
-        let ttl = format!("toDateTime({time}) + INTERVAL {days} DAY");
-        clickhouse.execute(&format!("ALTER TABLE {table}{on} MODIFY TTL {ttl}")).await?;
-        done.push(format!("{table}: kept for {days} days"));
+    Ok(done)
+}
+
+/// A table and how long it is to be kept, by its column of time.
+struct Kept {
+    table: String,
+    time: &'static str,
+    days: u16,
+}
+
+/// Every table with a policy, and the totals that are kept as long.
+async fn kept(clickhouse: &ClickHouse) -> Result<Vec<Kept>, ClickHouseError> {
+    let mut kept = Vec::new();
+    for Policy { table, days, .. } in show(clickhouse).await? {
+        let totals = TOTALS.iter().filter(|(of, ..)| *of == table);
+        let totals = totals.map(|(_, totals, time)| Kept { table: (*totals).to_owned(), time, days });
+        let totals: Vec<Kept> = totals.collect();
+        kept.push(Kept { table, time: "timestamp", days });
+        kept.extend(totals);
     }
-    Ok(())
+    Ok(kept)
 }
 
 async fn applied_days(clickhouse: &ClickHouse, table: &str) -> Result<Option<u16>, ClickHouseError> {
@@ -97,6 +140,8 @@ async fn applied_days(clickhouse: &ClickHouse, table: &str) -> Result<Option<u16
 }
 
 /// Months whose last day is past. Dropping one costs nothing, however many rows it has.
+///
+/// Days are compared as numbers: there is no date before 1970, and what would be lies far ahead.
 async fn expired_months(
     clickhouse: &ClickHouse,
     place: &Place,
@@ -109,7 +154,7 @@ async fn expired_months(
     let sql = format!(
         "SELECT DISTINCT partition_id FROM {parts} WHERE active AND database = currentDatabase() \
          AND table = {{table:String}} AND match(partition_id, '^\\\\d{{6}}$') \
-         AND addMonths(toDate(concat(partition_id, '01')), 1) <= today() - {{days:UInt16}} ORDER BY partition_id"
+         AND toInt32(addMonths(toDate(concat(partition_id, '01')), 1)) <= toInt32(toUInt16(today())) - {{days:UInt16}} ORDER BY partition_id"
     );
     let rows = clickhouse.rows(&sql, &[("table", json!(place.table)), ("days", json!(days))]).await?;
     Ok(rows.iter().filter_map(|row| row[0].as_str()).map(str::to_owned).collect())

@@ -1,5 +1,7 @@
 //! The schema: the files in `schema/clickhouse`, in the order of their numbers.
 
+use std::ops::RangeInclusive;
+
 use serde_json::{Value, json};
 
 use super::{ClickHouse, ClickHouseError, identifier};
@@ -123,16 +125,65 @@ fn first_of_key(definition: &str) -> &str {
     key.split([',', ')', '\n', ';']).next().unwrap_or_default()
 }
 
+/// What its statements create, table or view, by the kind of statement.
+fn created(kind: &str) -> Vec<(&'static str, String)> {
+    let statements =
+        MIGRATIONS.iter().flat_map(|migration| {
+            migration.sql.lines().filter(|line| line.starts_with("CREATE ")).zip(
+                migration.statements(None).into_iter().filter(|statement| statement.starts_with("CREATE ")),
+            )
+        });
+    let named = |(line, statement): (&'static str, String)| {
+        let (before, name) = line.split_once(" IF NOT EXISTS ")?;
+        let name = name.split([' ', '(']).next()?;
+        before.ends_with(kind).then_some((name, statement))
+    };
+    statements.filter_map(named).collect()
+}
+
+/// The tables that keep something, in the order in which they are made.
+pub(crate) fn tables() -> Vec<&'static str> {
+    let keeps =
+        |(name, statement): (&'static str, String)| (!statement.ends_with("ENGINE = Null")).then_some(name);
+    created(" TABLE").into_iter().filter_map(keeps).collect()
+}
+
+/// Everything that it makes: tables and views.
+pub(crate) fn names() -> Vec<&'static str> {
+    created("").into_iter().map(|(name, _)| name).collect()
+}
+
+/// The statement that makes a table by another name, and without a TTL, so that it keeps what it is given.
+pub(crate) fn create(table: &str, name: &str) -> Option<String> {
+    let (_, statement) = created(" TABLE").into_iter().find(|(known, _)| *known == table)?;
+    let statement = statement.replacen(&format!(" {table} ("), &format!(" {name} ("), 1);
+    let lines: Vec<&str> = statement.lines().filter(|line| !line.starts_with("TTL ")).collect();
+    Some(lines.join("\n"))
+}
+
+/// Makes what files of these numbers make, as far as it is not there, and writes down nothing.
+pub(crate) async fn make(
+    clickhouse: &ClickHouse,
+    versions: RangeInclusive<u32>,
+) -> Result<(), ClickHouseError> {
+    for migration in MIGRATIONS.iter().filter(|migration| versions.contains(&migration.version)) {
+        for statement in migration.statements(None) {
+            clickhouse.execute(&statement).await?;
+        }
+    }
+    Ok(())
+}
+
 /// A table as it lies on a server: by another name where there is a cluster.
-pub(super) struct Place {
-    pub(super) table: String,
+pub(crate) struct Place {
+    pub(crate) table: String,
     /// ` ON CLUSTER …`, or nothing.
-    pub(super) on: String,
-    pub(super) cluster: Option<String>,
+    pub(crate) on: String,
+    pub(crate) cluster: Option<String>,
 }
 
 /// Where the rows of a table are kept.
-pub(super) async fn place(clickhouse: &ClickHouse, table: &str) -> Result<Place, ClickHouseError> {
+pub(crate) async fn place(clickhouse: &ClickHouse, table: &str) -> Result<Place, ClickHouseError> {
     const SQL: &str = "SELECT extract(engine_full, '^Distributed\\(\\'([^\\']+)\\'') FROM system.tables \
                        WHERE database = currentDatabase() AND name = {table:String}";
     let rows = clickhouse.rows(SQL, &[("table", json!(table))]).await?;
@@ -189,7 +240,7 @@ pub async fn versions(clickhouse: &ClickHouse) -> Result<Vec<u32>, ClickHouseErr
 /// `ANALYZE TABLE` is no statement of ClickHouse: statistics are added to columns and made of the rows there are.
 pub async fn optimize(clickhouse: &ClickHouse) -> Result<Vec<String>, ClickHouseError> {
     const TABLES: &str = "SELECT name FROM system.tables WHERE database = currentDatabase() \
-                          AND engine LIKE '%MergeTree' ORDER BY name";
+                          AND engine LIKE '%MergeTree' AND NOT startsWith(name, 'snowmint_') ORDER BY name";
     let mut done = Vec::new();
     for (table, columns) in STATISTICS {
         let Place { table, on, .. } = place(clickhouse, table).await?;
@@ -222,6 +273,22 @@ mod tests {
                 let again = statement.starts_with("INSERT INTO") || statement.contains("IF NOT EXISTS");
                 assert!(again, "{statement}");
             }
+        }
+    }
+
+    #[test]
+    fn tables_are_made_by_other_names_without_a_ttl() {
+        let tables = tables();
+        assert_eq!((tables.first(), tables.last()), (Some(&"schema_versions"), Some(&"retention_policy")));
+        assert!(tables.contains(&"id_generation_minutely") && !tables.contains(&"id_ranges"));
+        let names = names();
+        assert!(
+            ["id_ranges", "id_ranges_to_events", "daily_id_stats"].iter().all(|name| names.contains(name))
+        );
+        for table in tables {
+            let statement = create(table, "other").unwrap_or_default();
+            assert!(statement.starts_with("CREATE TABLE IF NOT EXISTS other (\n"), "{statement}");
+            assert!(!statement.contains("TTL") && statement.contains("ENGINE = "), "{statement}");
         }
     }
 

@@ -11,6 +11,8 @@ pub enum ClockEvent {
         step_ms: u64,
         /// How far the serving clock is ahead of it now.
         behind_ms: u64,
+        /// Whether NTP denies what it says, so that it is not followed.
+        denied: bool,
     },
     /// The wall clock leapt ahead, and is not believed yet.
     LeapPending {
@@ -19,12 +21,19 @@ pub enum ClockEvent {
         /// How long it has to stay there.
         confirm_s: u64,
     },
+    /// NTP denies a pending leap: it is not believed, however long it lasts.
+    LeapDenied {
+        /// How far the wall clock is ahead of the serving clock.
+        ahead_ms: u64,
+    },
     /// A pending leap went away.
     LeapDropped {
         /// How far the wall clock was ahead.
         ahead_ms: u64,
-        /// For how long.
+        /// For how long, or for how long after NTP denied it last.
         held_ms: u64,
+        /// Whether NTP denies what the wall clock says now, too.
+        denied: bool,
     },
     /// A leap is believed: the serving clock has stepped forward to the wall clock.
     LeapBelieved {
@@ -32,7 +41,7 @@ pub enum ClockEvent {
         ahead_ms: u64,
         /// For how long it was held.
         held_ms: u64,
-        /// Whether another time source agreed, before it had lasted long enough by itself.
+        /// Whether NTP agreed, before it had lasted long enough by itself.
         confirmed: bool,
     },
 }
@@ -45,6 +54,7 @@ impl ClockEvent {
         match *self {
             Self::Regressed { behind_ms, .. } => -signed(behind_ms),
             Self::LeapPending { ahead_ms, .. }
+            | Self::LeapDenied { ahead_ms }
             | Self::LeapDropped { ahead_ms, .. }
             | Self::LeapBelieved { ahead_ms, .. } => signed(ahead_ms),
         }
@@ -54,8 +64,13 @@ impl ClockEvent {
     #[must_use]
     pub const fn corrective_action(&self) -> CorrectiveAction {
         match self {
-            Self::Regressed { .. } | Self::LeapDropped { .. } => CorrectiveAction::Slew,
-            Self::LeapPending { .. } => CorrectiveAction::Hold,
+            Self::Regressed { denied: false, .. } | Self::LeapDropped { denied: false, .. } => {
+                CorrectiveAction::Slew
+            }
+            Self::Regressed { .. }
+            | Self::LeapDropped { .. }
+            | Self::LeapPending { .. }
+            | Self::LeapDenied { .. } => CorrectiveAction::Hold,
             Self::LeapBelieved { .. } => CorrectiveAction::Step,
         }
     }
@@ -64,13 +79,17 @@ impl ClockEvent {
 impl fmt::Display for ClockEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Regressed { step_ms, behind_ms: 0 } => {
+            Self::Regressed { step_ms, denied: true, .. } => write!(
+                f,
+                "the wall clock stepped back by {step_ms} ms, and NTP denies what it says: the serving clock leaves it alone"
+            ),
+            Self::Regressed { step_ms, behind_ms: 0, .. } => {
                 write!(
                     f,
                     "the wall clock stepped back by {step_ms} ms, which leaves it not behind the serving clock"
                 )
             }
-            Self::Regressed { step_ms, behind_ms } => write!(
+            Self::Regressed { step_ms, behind_ms, .. } => write!(
                 f,
                 "the wall clock stepped back by {step_ms} ms: the serving clock is {behind_ms} ms ahead and runs slower until they meet"
             ),
@@ -78,7 +97,10 @@ impl fmt::Display for ClockEvent {
                 f,
                 "the wall clock leapt {ahead_ms} ms ahead: not believed until it is confirmed or has stayed there for {confirm_s} s"
             ),
-            Self::LeapDropped { ahead_ms, held_ms } => {
+            Self::LeapDenied { ahead_ms } => {
+                write!(f, "the wall clock is {ahead_ms} ms ahead, which NTP denies: it is not believed")
+            }
+            Self::LeapDropped { ahead_ms, held_ms, .. } => {
                 write!(
                     f,
                     "the wall clock came back after {held_ms} ms from being {ahead_ms} ms ahead: that leap is dropped"
@@ -93,25 +115,31 @@ impl fmt::Display for ClockEvent {
     }
 }
 
-/// How the serving clock deals with an offset from the wall clock.
+/// How the serving clock deals with an offset from the wall clock, or from NTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CorrectiveAction {
     /// It runs faster or slower until they meet.
     Slew,
-    /// It goes on by boot time, and leaves the wall clock alone.
+    /// It goes on by boot time, or with NTP, and leaves the wall clock alone.
     Hold,
     /// It steps forward to the wall clock.
     Step,
+    /// The node mints no IDs meanwhile.
+    Refuse,
+    /// Nothing: it is no more than NTP may be off itself.
+    Nothing,
 }
 
 impl CorrectiveAction {
-    /// Its name in records: `slew`, `hold` or `step`.
+    /// Its name in records: `slew`, `hold`, `step`, `refuse` or `none`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Slew => "slew",
             Self::Hold => "hold",
             Self::Step => "step",
+            Self::Refuse => "refuse",
+            Self::Nothing => "none",
         }
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! It is anchored to the wall clock once, advances by boot time, and is slewed towards the wall clock by
 //! a control loop. A wall clock that steps back costs no request: the serving clock runs slower until
-//! they meet. One that leaps ahead is not believed until another time source confirms it, or until it
-//! has stayed there for a while.
+//! they meet. One that leaps ahead is not believed until NTP confirms it, or until it has stayed there for
+//! a while and NTP does not deny it. Where NTP is asked, the wall clock is followed as far as NTP's own
+//! error allows, and no further; NTP by itself never makes the serving clock step.
 //!
 //! No promise of uniqueness rests on it: that is what windows are for. It decides how close an ID's
 //! timestamp is to the truth, and that minting goes on.
@@ -11,6 +12,8 @@
 mod control;
 mod event;
 mod line;
+pub mod ntp;
+mod reference;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -19,14 +22,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use control::{Control, Reading};
+use control::{Control, Decision, Reading};
 pub use event::{ClockEvent, CorrectiveAction};
 use line::Line;
 pub use line::{SLEW_PPM_MAX, SLEW_TIME_S};
+pub use reference::Reference;
 use source::Sample;
 pub use source::{HostTime, ManualTime, TimeSource};
 
@@ -57,12 +62,19 @@ pub struct ClockSettings {
     pub end_ms: u64,
     /// How long a forward leap has to last before it is believed, in seconds of boot time.
     pub leap_confirm_s: u64,
+    /// How far off NTP the clocks may be while IDs are minted; unset, however far they are.
+    pub refuse_above_ms: Option<u64>,
 }
 
 impl Default for ClockSettings {
     fn default() -> Self {
         let layout = snowmint::Layout::default();
-        Self { epoch_ms: layout.epoch_ms(), end_ms: layout.end_ms(), leap_confirm_s: 60 }
+        Self {
+            epoch_ms: layout.epoch_ms(),
+            end_ms: layout.end_ms(),
+            leap_confirm_s: 60,
+            refuse_above_ms: None,
+        }
     }
 }
 
@@ -72,6 +84,12 @@ pub struct ServingClock {
     line: ArcSwap<Line>,
     /// The latest millisecond given to anyone.
     given_ms: AtomicU64,
+    /// How far off NTP the clocks are, in milliseconds, where that is too far to mint; otherwise 0.
+    too_far_ms: AtomicU64,
+    /// Told when the wall clock leaps.
+    leapt: Notify,
+    /// What NTP said last.
+    ntp: ArcSwapOption<ntp::Status>,
     /// Taken by the control loop and by [`status`](Self::status), never by a reader of the time.
     control: Mutex<Control>,
 }
@@ -89,6 +107,9 @@ impl ServingClock {
             source,
             line: ArcSwap::from_pointee(Line::new(sample.boot_ns, now_ns, 0)),
             given_ms: AtomicU64::new(wall_ms),
+            too_far_ms: AtomicU64::new(0),
+            leapt: Notify::new(),
+            ntp: ArcSwapOption::empty(),
             control: Mutex::new(Control::new(sample, settings)),
         })
     }
@@ -120,32 +141,84 @@ impl ServingClock {
     pub fn discipline(&self) -> Option<ClockEvent> {
         let mut control = self.control();
         let now = self.reading();
-        let (action, event) = control.decide(&now);
-        let (serving_ns, offset_ns) = match action {
-            CorrectiveAction::Slew => (now.serving_ns, now.offset_ns()),
-            CorrectiveAction::Hold => (now.serving_ns, 0),
-            CorrectiveAction::Step => (now.sample.time_ns().unwrap_or(now.serving_ns), 0),
+        let Decision { action, away_ns, event } = control.decide(&now);
+        // Only a leap that is believed is made at once, and never backward.
+        let (serving_ns, away_ns) = match action {
+            CorrectiveAction::Step => (forward(now.serving_ns, away_ns), 0),
+            _ => (now.serving_ns, away_ns),
         };
-        self.line.store(Arc::new(Line::new(now.sample.boot_ns, serving_ns, offset_ns)));
+        self.line.store(Arc::new(Line::new(now.sample.boot_ns, serving_ns, away_ns)));
+        self.judge(&control, &Reading { serving_ns, ..now });
+        if matches!(event, Some(ClockEvent::LeapPending { .. })) {
+            self.leapt.notify_one();
+        }
         event
     }
 
-    /// Another time source agrees with the leap that is pending: the next [`discipline`](Self::discipline)
-    /// believes it. Without a pending leap this does nothing.
-    pub fn confirm_leap(&self) {
-        self.control().confirm_leap();
+    /// Takes what NTP says, which counts from the next [`discipline`](Self::discipline) on, and says what is done
+    /// about how far off the wall clock is.
+    pub fn refer(&self, reference: Reference) -> CorrectiveAction {
+        let mut control = self.control();
+        control.reference = Some(reference);
+        let now = self.reading();
+        self.judge(&control, &now);
+        control.action(&now)
+    }
+
+    fn judge(&self, control: &Control, now: &Reading) {
+        self.too_far_ms.store(control.too_far(now).unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// How far off NTP the clocks are, in milliseconds, where that is too far to mint. Takes no lock.
+    #[inline]
+    #[must_use]
+    pub fn too_far_ms(&self) -> Option<u64> {
+        match self.too_far_ms.load(Ordering::Relaxed) {
+            0 => None,
+            off_ms => Some(off_ms),
+        }
+    }
+
+    /// Waits for a leap of the wall clock.
+    async fn leapt(&self) {
+        self.leapt.notified().await;
+    }
+
+    /// What NTP said last, where it is asked.
+    #[must_use]
+    pub fn ntp(&self) -> Option<Arc<ntp::Status>> {
+        self.ntp.load_full()
+    }
+
+    fn set_ntp(&self, status: Arc<ntp::Status>) {
+        self.ntp.store(Some(status));
+    }
+
+    fn time_source(&self) -> Arc<dyn TimeSource> {
+        Arc::clone(&self.source)
+    }
+
+    fn sample(&self) -> Sample {
+        Sample::take(&*self.source)
     }
 
     /// How the clock is doing.
     #[must_use]
     pub fn status(&self) -> ClockStatus {
         let control = self.control();
+        let now = self.reading();
         ClockStatus {
-            offset_ms: offset_ms(&self.reading()),
+            offset_ms: ntp::ms(now.offset_ns()),
+            ntp: control.reference.map(|reference| reference.wall_ns(&now)).map(|wall| NtpOffset {
+                offset_ms: ntp::ms(wall.ahead_ns),
+                error_ms: ntp::ms(wall.error_ns),
+            }),
             slewing: self.line.load().is_slewing(),
-            leap: control
-                .leap
-                .map(|leap| PendingLeap { ahead_ms: leap.ahead_ms(), since_ms: leap.since_ms() }),
+            leap: control.leap.map(|leap| PendingLeap {
+                ahead_ms: leap.ahead_ms(),
+                since_ms: leap.since_ms(),
+                denied: leap.denied(),
+            }),
             regressions: control.regressions,
             leaps_pending: control.leaps_pending,
             leaps_dropped: control.leaps_dropped,
@@ -161,7 +234,7 @@ impl ServingClock {
     }
 
     fn reading(&self) -> Reading {
-        let sample = Sample::take(&*self.source);
+        let sample = self.sample();
         Reading { sample, serving_ns: self.line.load().at(sample.boot_ns) }
     }
 
@@ -187,6 +260,8 @@ pub async fn run(clock: Arc<ServingClock>, on_event: impl Fn(ClockEvent), shutdo
 pub struct ClockStatus {
     /// Wall minus serving, in milliseconds.
     pub offset_ms: f64,
+    /// The wall clock against what NTP said last, however long ago.
+    pub ntp: Option<NtpOffset>,
     /// Whether the serving clock runs faster or slower to make up for an offset.
     pub slewing: bool,
     /// The leap that is not believed yet.
@@ -201,6 +276,15 @@ pub struct ClockStatus {
     pub leaps_believed: u64,
 }
 
+/// The wall clock against NTP.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NtpOffset {
+    /// Wall minus NTP, in milliseconds.
+    pub offset_ms: f64,
+    /// How far that may be off: the older what NTP said, the further.
+    pub error_ms: f64,
+}
+
 /// A leap of the wall clock that is not believed yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PendingLeap {
@@ -208,6 +292,8 @@ pub struct PendingLeap {
     pub ahead_ms: u64,
     /// Since when, in Unix milliseconds of the serving clock.
     pub since_ms: u64,
+    /// Whether NTP denies it.
+    pub denied: bool,
 }
 
 /// Why a serving clock cannot start.
@@ -229,7 +315,7 @@ pub enum ClockError {
     NoTime,
 }
 
-#[expect(clippy::cast_precision_loss, reason = "an offset is shown, not computed with")]
-fn offset_ms(reading: &Reading) -> f64 {
-    reading.offset_ns() as f64 / NS_PER_MS as f64
+/// A time further on; the same one where that is behind.
+fn forward(serving_ns: u64, away_ns: i128) -> u64 {
+    serving_ns.saturating_add(u64::try_from(away_ns).unwrap_or(0))
 }

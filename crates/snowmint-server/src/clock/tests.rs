@@ -34,6 +34,13 @@ fn pass(time: &ManualTime, clock: &ServingClock, ms: u64) -> Vec<ClockEvent> {
     events
 }
 
+/// NTP says now that the wall clock is ahead by so much, and knows it within `error_ms`.
+fn refer(time: &ManualTime, clock: &ServingClock, ahead_ms: i64, error_ms: i64) -> CorrectiveAction {
+    let ns = |ms| i128::from(ms) * i128::from(NS_PER_MS);
+    let time_ns = time.wall_ns() - ns(ahead_ms);
+    clock.refer(Reference { boot_ns: time.boot_ns(), time_ns, error_ns: ns(error_ms) })
+}
+
 /// Asserts wall minus serving, but for the few microseconds that are not worth a correction.
 #[track_caller]
 fn assert_offset_ms(clock: &ServingClock, wanted_ms: i64) {
@@ -59,7 +66,7 @@ fn a_small_step_back_is_reported_once_and_slewed_away() {
     let (time, clock) = started();
     time.step_wall(-5);
     let event = clock.discipline().unwrap();
-    assert_eq!(event, ClockEvent::Regressed { step_ms: 5, behind_ms: 5 });
+    assert_eq!(event, ClockEvent::Regressed { step_ms: 5, behind_ms: 5, denied: false });
     assert_eq!(event.corrective_action(), CorrectiveAction::Slew);
     assert!(clock.status().slewing);
     assert_eq!(pass(&time, &clock, 60_000), []);
@@ -72,7 +79,7 @@ fn an_hour_back_shrinks_at_the_slew_rate_and_converges() {
     let (time, clock) = started();
     time.step_wall(-HOUR_MS.cast_signed());
     let event = clock.discipline().unwrap();
-    assert_eq!(event, ClockEvent::Regressed { step_ms: HOUR_MS, behind_ms: HOUR_MS });
+    assert_eq!(event, ClockEvent::Regressed { step_ms: HOUR_MS, behind_ms: HOUR_MS, denied: false });
 
     assert_eq!(pass(&time, &clock, HOUR_MS), []);
     let hour_left_ms = (HOUR_MS - HOUR_MS / 10).cast_signed();
@@ -102,7 +109,7 @@ fn an_hour_ahead_is_held_and_believed_when_it_lasts() {
 
     assert_eq!(pass(&time, &clock, CONFIRM_MS - DISCIPLINE_MS), []);
     assert_eq!(clock.now_ms(), START_MS + CONFIRM_MS - DISCIPLINE_MS);
-    let leap = PendingLeap { ahead_ms: HOUR_MS, since_ms: START_MS };
+    let leap = PendingLeap { ahead_ms: HOUR_MS, since_ms: START_MS, denied: false };
     assert_eq!(clock.status().leap, Some(leap));
 
     time.advance(DISCIPLINE_MS);
@@ -117,14 +124,111 @@ fn an_hour_ahead_is_held_and_believed_when_it_lasts() {
 #[test]
 fn a_confirmed_leap_is_believed_at_once() {
     let (time, clock) = started();
-    clock.confirm_leap(); // Of no leap: must not count for the next one.
+    refer(&time, &clock, 0, 1); // Before the leap: says nothing of it.
+    time.advance(1);
     time.step_wall(HOUR_MS.cast_signed());
     assert_eq!(clock.discipline().unwrap().corrective_action(), CorrectiveAction::Hold);
     assert_eq!(pass(&time, &clock, 5000), []);
-    clock.confirm_leap();
+    assert_eq!(refer(&time, &clock, 0, 1), CorrectiveAction::Nothing);
     let believed = ClockEvent::LeapBelieved { ahead_ms: HOUR_MS, held_ms: 5000, confirmed: true };
     assert_eq!(clock.discipline(), Some(believed));
     assert_offset_ms(&clock, 0);
+}
+
+#[test]
+fn a_leap_that_ntp_denies_is_not_believed_however_long_it_lasts() {
+    let (time, clock) = started();
+    let ahead_ms = HOUR_MS.cast_signed();
+    time.step_wall(ahead_ms);
+    clock.discipline().unwrap();
+    refer(&time, &clock, ahead_ms, 1);
+    assert_eq!(clock.discipline(), Some(ClockEvent::LeapDenied { ahead_ms: HOUR_MS }));
+    // Nobody says anything any more, and what was said holds.
+    assert_eq!(pass(&time, &clock, 3 * CONFIRM_MS), []);
+    assert_eq!(clock.now_ms(), START_MS + 3 * CONFIRM_MS);
+    assert!(clock.status().leap.unwrap().denied);
+    // It comes back to where it was, and leaps to where NTP is, too, by then.
+    time.step_wall(-ahead_ms);
+    assert!(matches!(clock.discipline(), Some(ClockEvent::LeapDropped { denied: false, .. })));
+    time.step_wall(ahead_ms);
+    clock.discipline().unwrap();
+    refer(&time, &clock, 5, 1);
+    let believed = ClockEvent::LeapBelieved { ahead_ms: HOUR_MS, held_ms: 0, confirmed: true };
+    assert_eq!(clock.discipline(), Some(believed));
+    assert_offset_ms(&clock, 4);
+}
+
+#[test]
+fn a_leap_that_is_not_denied_any_more_is_counted_from_then() {
+    let (time, clock) = started();
+    time.step_wall(5_000);
+    clock.discipline().unwrap();
+    refer(&time, &clock, 5_000, 1);
+    assert_eq!(pass(&time, &clock, 2 * CONFIRM_MS), [ClockEvent::LeapDenied { ahead_ms: 5_000 }]);
+    // Too vague to say either.
+    refer(&time, &clock, 5_000, 9_000);
+    assert_eq!(pass(&time, &clock, CONFIRM_MS - DISCIPLINE_MS), []);
+    let believed = ClockEvent::LeapBelieved { ahead_ms: 5_000, held_ms: CONFIRM_MS, confirmed: false };
+    assert_eq!(pass(&time, &clock, DISCIPLINE_MS), [believed]);
+}
+
+#[test]
+fn the_serving_clock_goes_with_ntp_and_not_with_a_wall_clock_that_it_denies() {
+    for ahead_ms in [250, -80] {
+        let (time, clock) = started();
+        assert_eq!(refer(&time, &clock, ahead_ms, 1), CorrectiveAction::Slew);
+        assert_eq!(pass(&time, &clock, 2 * CONFIRM_MS), []);
+        assert_eq!(refer(&time, &clock, ahead_ms, 1), CorrectiveAction::Hold);
+        assert_offset_ms(&clock, ahead_ms);
+        // Then it says that the wall clock is right.
+        assert_eq!(refer(&time, &clock, 0, 1), CorrectiveAction::Nothing);
+        assert_eq!(pass(&time, &clock, 2 * CONFIRM_MS), []);
+        assert_offset_ms(&clock, 0);
+    }
+}
+
+#[test]
+fn a_wall_clock_that_was_wrong_at_the_start_is_left_without_a_leap() {
+    for ahead_ms in [HOUR_MS.cast_signed(), -HOUR_MS.cast_signed()] {
+        let (time, clock) = started();
+        refer(&time, &clock, ahead_ms, 1);
+        assert_eq!(pass(&time, &clock, CONFIRM_MS), []);
+        let status = clock.status();
+        assert!(status.slewing && status.leap.is_none());
+        let slewed_ms = (CONFIRM_MS - DISCIPLINE_MS).cast_signed() / 10;
+        assert_offset_ms(&clock, ahead_ms.signum() * slewed_ms);
+    }
+}
+
+#[test]
+fn a_step_back_that_ntp_denies_slows_nothing_down() {
+    let (time, clock) = started();
+    refer(&time, &clock, 0, 1);
+    time.step_wall(-HOUR_MS.cast_signed());
+    let event = clock.discipline().unwrap();
+    assert_eq!(event, ClockEvent::Regressed { step_ms: HOUR_MS, behind_ms: HOUR_MS, denied: true });
+    assert_eq!(event.corrective_action(), CorrectiveAction::Hold);
+    assert_eq!(pass(&time, &clock, 2 * CONFIRM_MS), []);
+    assert_eq!(clock.now_ms(), START_MS + 2 * CONFIRM_MS);
+}
+
+#[test]
+fn clocks_too_far_off_ntp_are_told_until_both_are_near_again() {
+    let time = Arc::new(ManualTime::new(START_MS));
+    let settings = ClockSettings { refuse_above_ms: Some(200), ..settings() };
+    let clock = ServingClock::start(time.clone(), settings).unwrap();
+    assert_eq!(clock.too_far_ms(), None, "NTP has said nothing");
+    assert_eq!(refer(&time, &clock, 150, 1), CorrectiveAction::Slew);
+    assert_eq!(clock.too_far_ms(), None);
+    assert_eq!(refer(&time, &clock, 250, 300), CorrectiveAction::Nothing, "NTP does not know so well");
+    assert_eq!(refer(&time, &clock, 250, 1), CorrectiveAction::Refuse);
+    assert_eq!(clock.too_far_ms(), Some(250));
+    // The wall clock is put right, and the serving clock follows.
+    time.step_wall(-250);
+    clock.discipline();
+    assert_eq!(clock.too_far_ms(), Some(250));
+    pass(&time, &clock, 10_000);
+    assert_eq!(clock.too_far_ms(), None);
 }
 
 #[test]
@@ -134,7 +238,7 @@ fn a_leap_that_goes_away_is_dropped_and_is_no_regression() {
     clock.discipline().unwrap();
     assert_eq!(pass(&time, &clock, 30_000), []);
     time.step_wall(-HOUR_MS.cast_signed());
-    let dropped = ClockEvent::LeapDropped { ahead_ms: HOUR_MS, held_ms: 30_000 };
+    let dropped = ClockEvent::LeapDropped { ahead_ms: HOUR_MS, held_ms: 30_000, denied: false };
     assert_eq!(clock.discipline(), Some(dropped));
     assert_eq!(pass(&time, &clock, 2 * CONFIRM_MS), []);
     assert_eq!(clock.now_ms(), START_MS + 30_000 + 2 * CONFIRM_MS);
@@ -148,7 +252,8 @@ fn a_leap_that_changes_its_size_is_counted_anew() {
     time.step_wall(HOUR_MS.cast_signed());
     clock.discipline().unwrap();
     assert_eq!(pass(&time, &clock, 50_000), []);
-    clock.confirm_leap(); // Of the old size.
+    refer(&time, &clock, 0, 1); // Of the old size.
+    time.advance(1);
     time.step_wall(HOUR_MS.cast_signed());
     let again = ClockEvent::LeapPending { ahead_ms: 2 * HOUR_MS, confirm_s: 60 };
     assert_eq!(clock.discipline(), Some(again));
@@ -164,7 +269,7 @@ fn a_leap_that_falls_behind_is_a_regression() {
     clock.discipline().unwrap();
     time.step_wall(-2 * HOUR_MS.cast_signed());
     let event = clock.discipline().unwrap();
-    assert_eq!(event, ClockEvent::Regressed { step_ms: 2 * HOUR_MS, behind_ms: HOUR_MS });
+    assert_eq!(event, ClockEvent::Regressed { step_ms: 2 * HOUR_MS, behind_ms: HOUR_MS, denied: false });
     assert_eq!((clock.status().leaps_dropped, clock.status().regressions), (1, 1));
 }
 
@@ -196,10 +301,10 @@ fn a_wall_clock_that_shows_no_time_or_one_without_timestamps_is_held_for_ever_an
         let (time, clock) = started();
         time.step_wall(step_ms);
         assert_eq!(clock.discipline().unwrap().corrective_action(), CorrectiveAction::Hold);
-        clock.confirm_leap();
+        refer(&time, &clock, 0, 1);
         time.advance(2 * CONFIRM_MS);
         assert_eq!(clock.discipline(), None);
-        assert_eq!(clock.now_ms(), START_MS + 2 * CONFIRM_MS);
+        assert!(clock.now_ms() <= START_MS + 2 * CONFIRM_MS + 2 * CONFIRM_MS / 10);
     }
     let (time, clock) = started();
     time.step_wall(i64::MIN);
@@ -273,7 +378,8 @@ async fn run_disciplines_and_reports_until_it_is_shut_down() {
     let on_event = move |event| events.send(event).unwrap();
     let running = tokio::spawn(run(Arc::new(clock), on_event, shutdown.clone()));
     time.step_wall(-5);
-    assert_eq!(reported.recv().await, Some(ClockEvent::Regressed { step_ms: 5, behind_ms: 5 }));
+    let regressed = ClockEvent::Regressed { step_ms: 5, behind_ms: 5, denied: false };
+    assert_eq!(reported.recv().await, Some(regressed));
     time.step_wall(-7);
     assert!(matches!(reported.recv().await, Some(ClockEvent::Regressed { step_ms: 7, .. })));
     shutdown.cancel();
@@ -286,7 +392,8 @@ enum Op {
     Advance(u64),
     StepWall(i64),
     Discipline,
-    ConfirmLeap,
+    /// How far NTP says the wall clock is ahead, and how well it knows.
+    Refer(i64, i64),
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -297,7 +404,9 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (-HOUR_MS.cast_signed()..HOUR_MS.cast_signed()).prop_map(Op::StepWall),
         1 => any::<i64>().prop_map(Op::StepWall),
         6 => Just(Op::Discipline),
-        1 => Just(Op::ConfirmLeap),
+        1 => (-2000_i64..2000, 0_i64..2000).prop_map(|(ahead, error)| Op::Refer(ahead, error)),
+        1 => (-HOUR_MS.cast_signed()..HOUR_MS.cast_signed(), 0_i64..2000)
+            .prop_map(|(ahead, error)| Op::Refer(ahead, error)),
     ]
 }
 
@@ -306,7 +415,7 @@ proptest! {
 
     /// It never steps back, runs at 0.9 to 1.1 of real time, and steps forward only by believing a leap.
     #[test]
-    fn it_never_steps_back_whatever_the_wall_clock_does(ops in prop::collection::vec(op(), 1..100)) {
+    fn it_never_steps_back_whatever_the_wall_clock_and_ntp_do(ops in prop::collection::vec(op(), 1..100)) {
         let (time, clock) = started();
         let (mut last_ms, mut last_ns) = (clock.now_ms(), clock.now_ns());
         for op in ops {
@@ -319,7 +428,9 @@ proptest! {
                 }
                 Op::StepWall(ms) => time.step_wall(ms),
                 Op::Discipline => event = clock.discipline(),
-                Op::ConfirmLeap => clock.confirm_leap(),
+                Op::Refer(ahead_ms, error_ms) => {
+                    refer(&time, &clock, ahead_ms, error_ms);
+                }
             }
             let (now_ns, now_ms) = (clock.now_ns(), clock.now_ms());
             prop_assert!(now_ms >= last_ms && now_ns >= last_ns);

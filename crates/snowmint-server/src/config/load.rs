@@ -522,7 +522,7 @@ mod tests {
             ("clickhouse.url = \"http://me:secret@a\"", "clickhouse.password_file"),
             ("etcd.password_file = \"f\"", "user and password_file are wanted, or neither"),
             ("data_dir = \"\"", "the path of a directory is wanted"),
-            ("http.listen = \"\"\ngrpc.listen = \"\"", "both off"),
+            ("http.listen = \"\"\ngrpc.listen = \"\"\nresp.listen = \"\"", "all off"),
         ] {
             let refusal = refusal(file, &[], &[]);
             assert!(refusal.contains(wanted) && refusal.contains("line 1)"), "{file}: {refusal}");
@@ -550,7 +550,7 @@ mod tests {
     #[test]
     fn every_number_has_its_range() {
         for (key, value) in leaves(&tree(&Config::default())) {
-            let unset_number = ["worker", "id.max_sequence"].contains(&key.as_str());
+            let unset_number = ["worker", "id.max_sequence", "clock.refuse_above_ms"].contains(&key.as_str());
             let ranged = RANGES.iter().any(|(ranged, _)| *ranged == key);
             assert_eq!(ranged, value.is_number() || unset_number, "{key}");
         }

@@ -6,6 +6,7 @@
 mod audit;
 mod detail;
 mod load;
+mod ntp;
 mod registry;
 mod store;
 
@@ -22,6 +23,7 @@ use tracing_subscriber::filter::LevelFilter;
 pub use audit::{ArchiveUrl, Personal};
 pub use detail::Detail;
 pub use load::{ConfigError, Loaded, Origin, Setting, environment};
+pub use ntp::NtpServers;
 pub use registry::{Registry, Servers};
 pub use store::{Scheme, StoreUrl};
 
@@ -35,12 +37,16 @@ const ARCHIVE_DIRECTORY: &str = "archive";
 pub(crate) const NAME_BYTES_MAX: usize = 253;
 
 /// What a number may be, for every key that is one.
-const RANGES: [(&str, RangeInclusive<u64>); 22] = [
+const RANGES: [(&str, RangeInclusive<u64>); 26] = [
     ("audit.max_bytes", 16 << 20..=1 << 50),
     ("audit.object_bytes", 64 << 10..=1 << 30),
     ("audit.spool_max_bytes", 16 << 20..=1 << 50),
+    ("backup.keep_local", 1..=10_000),
+    ("backup.keep_remote", 1..=10_000),
     ("clock.idle_days_max", 1..=36_500),
+    ("clock.interval_s", 1..=3_600),
     ("clock.leap_confirm_s", 1..=86_400),
+    ("clock.refuse_above_ms", 1..=86_400_000),
     ("datacenter", 0..=u16::MAX as u64),
     ("id.epoch_ms", 0..=Layout::EPOCH_MS_MAX),
     ("id.max_sequence", 0..=(1 << Split::SEQUENCE_BITS_MAX) - 1),
@@ -84,6 +90,8 @@ pub struct Config {
     pub http: Http,
     /// gRPC.
     pub grpc: Grpc,
+    /// RESP.
+    pub resp: Resp,
     /// How to talk to etcd.
     pub etcd: Access,
     /// How to talk to `ZooKeeper`.
@@ -92,6 +100,8 @@ pub struct Config {
     pub audit: Audit,
     /// The metrics store of a fleet.
     pub clickhouse: ClickHouse,
+    /// Backups of it.
+    pub backup: Backup,
     /// How a worker is held.
     pub lease: Lease,
     /// The serving clock.
@@ -106,6 +116,8 @@ pub struct Config {
     pub log: Log,
     /// The metrics store.
     pub metrics: MetricsStore,
+    /// What goes.
+    pub retention: Retention,
     /// How to talk to S3.
     pub s3: S3,
 }
@@ -123,6 +135,14 @@ pub struct Http {
 #[serde(default, deny_unknown_fields)]
 pub struct Grpc {
     /// Where gRPC is served.
+    pub listen: Listen,
+}
+
+/// RESP, the protocol of Redis.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Resp {
+    /// Where RESP is served.
     pub listen: Listen,
 }
 
@@ -180,6 +200,20 @@ pub struct ClickHouse {
     pub ca_file: Option<PathBuf>,
 }
 
+/// Backups of what is in ClickHouse.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Backup {
+    /// Where they are made; unset, `backups` below the data directory.
+    pub local: Option<StoreUrl>,
+    /// Where they are copied to; unset, nowhere.
+    pub remote: Option<StoreUrl>,
+    /// How many are kept where they are made.
+    pub keep_local: u16,
+    /// How many are kept where they are copied to.
+    pub keep_remote: u16,
+}
+
 /// How a worker is held.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -198,6 +232,12 @@ pub struct Lease {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Clock {
+    /// Which NTP servers are asked what time it is.
+    pub ntp_servers: NtpServers,
+    /// How often they are asked.
+    pub interval_s: u64,
+    /// How far off NTP the clocks may be while IDs are minted; unset, however far they are.
+    pub refuse_above_ms: Option<u64>,
     /// How long a wall clock that leapt forward must stay there to be believed.
     pub leap_confirm_s: u64,
     /// A clock this much past the newest window in the registry is taken for wrong.
@@ -225,7 +265,7 @@ pub struct Ids {
 pub struct Limits {
     /// How long a request waits for its IDs.
     pub wait_ms: u64,
-    /// Open connections, of REST and of gRPC each.
+    /// Open connections, of REST, gRPC and RESP each.
     pub connections: usize,
     /// A request's body.
     pub body_bytes: usize,
@@ -271,6 +311,14 @@ pub struct MetricsStore {
     pub max_bytes: u64,
 }
 
+/// What is past its retention.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retention {
+    /// Where months are exported to before they are dropped; unset, nowhere.
+    pub export: Option<StoreUrl>,
+}
+
 /// How to talk to S3, or to what speaks like it. What is unset is taken from the environment (`AWS_…`).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -300,10 +348,12 @@ impl Default for Config {
             insecure: false,
             http: Http::default(),
             grpc: Grpc::default(),
+            resp: Resp::default(),
             etcd: Access::default(),
             zookeeper: Access::default(),
             audit: Audit::default(),
             clickhouse: ClickHouse::default(),
+            backup: Backup::default(),
             lease: Lease::default(),
             clock: Clock::default(),
             id: Ids::default(),
@@ -311,6 +361,7 @@ impl Default for Config {
             journal: Journal::default(),
             log: Log::default(),
             metrics: MetricsStore::default(),
+            retention: Retention::default(),
             s3: S3::default(),
         }
     }
@@ -343,9 +394,33 @@ impl Default for Audit {
     }
 }
 
+impl Default for Resp {
+    fn default() -> Self {
+        Self { listen: Listen(Some(SocketAddr::from(([127, 0, 0, 1], 6380)))) }
+    }
+}
+
 impl Default for ClickHouse {
     fn default() -> Self {
         Self { url: None, database: "default".to_owned(), user: None, password_file: None, ca_file: None }
+    }
+}
+
+impl Default for Backup {
+    fn default() -> Self {
+        Self { local: None, remote: None, keep_local: 7, keep_remote: 30 }
+    }
+}
+
+impl Backup {
+    /// Where backups are made.
+    #[must_use]
+    pub fn local(&self, data_dir: &Path) -> StoreUrl {
+        let below = || {
+            let absolute = std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.to_owned());
+            StoreUrl::Directory(absolute.join("backups"))
+        };
+        self.local.clone().unwrap_or_else(below)
     }
 }
 
@@ -357,7 +432,13 @@ impl Default for Lease {
 
 impl Default for Clock {
     fn default() -> Self {
-        Self { leap_confirm_s: 60, idle_days_max: 366 }
+        Self {
+            ntp_servers: NtpServers::default(),
+            interval_s: 10,
+            refuse_above_ms: None,
+            leap_confirm_s: 60,
+            idle_days_max: 366,
+        }
     }
 }
 
@@ -490,11 +571,16 @@ impl Config {
     }
 
     fn check_listeners(&self) -> Result<(), Problem> {
-        let listeners = [("http.listen", self.http.listen), ("grpc.listen", self.grpc.listen)];
+        let listeners = [
+            ("http.listen", self.http.listen),
+            ("grpc.listen", self.grpc.listen),
+            ("resp.listen", self.resp.listen),
+        ];
         if listeners.iter().all(|(_, listen)| listen.0.is_none()) {
             return Err(Problem {
                 key: "http.listen",
-                wanted: "http.listen and grpc.listen are both off, and one of them is needed".to_owned(),
+                wanted: "http.listen, grpc.listen and resp.listen are all off, and one of them is needed"
+                    .to_owned(),
             });
         }
         for (key, listen) in listeners {

@@ -107,7 +107,7 @@ fn servers(text: &str, port: u16) -> Result<Vec<String>, String> {
     }
 }
 
-fn address(server: &str, default_port: u16) -> Result<String, String> {
+pub(super) fn address(server: &str, default_port: u16) -> Result<String, String> {
     let wrong = || format!("{server:?} is no server: HOST:PORT is wanted, with an IPv6 address in brackets");
     let (host, port) = match server.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, port.parse().map_err(|_| wrong())?),

@@ -15,15 +15,16 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::api::Threads;
 use crate::clickhouse::ClickHouseError;
-use crate::clock::{self, ClockError, ClockSettings, HostTime, ServingClock};
+use crate::clock::{self, ClockError, ClockSettings, HostTime, ServingClock, ntp};
 use crate::config::{Config, Loaded};
 use crate::event::Events;
 use crate::journal::JournalError;
 use crate::lease::{Holding, Lease, LeaseSettings, Mark, MarkError};
 use crate::metrics::Metrics;
 use crate::objects::ObjectsError;
-use crate::observe::Observer;
+use crate::observe::{Observer, Told};
 use crate::privacy::PrivacyError;
 use crate::registry::{
     CLOCK_DRIFT_THRESHOLD_MS, Namespace, Owner, Registry, RegistryError, Setting, Worker, timestamp,
@@ -127,6 +128,7 @@ pub async fn serve(config: &Config, stop: CancellationToken) -> Result<(), Serve
         epoch_ms: layout.epoch_ms(),
         end_ms: layout.end_ms(),
         leap_confirm_s: config.clock.leap_confirm_s,
+        refuse_above_ms: config.clock.refuse_above_ms,
     };
     let clock = Arc::new(ServingClock::start(Arc::new(HostTime), clock_settings)?);
     let metrics = Arc::new(Metrics::new());
@@ -156,7 +158,9 @@ pub async fn serve(config: &Config, stop: CancellationToken) -> Result<(), Serve
     // The slot goes last: it is given back only when no request can want it any more.
     let retire = CancellationToken::new();
     let lease = tokio::spawn(lease.run(retire.clone()));
-    let observer = Arc::new(Observer::new(Arc::clone(&service), metrics, Arc::clone(&events)));
+    let observer =
+        Arc::new(Observer::new(Arc::clone(&service), metrics, Arc::clone(&settings), Arc::clone(&events)));
+    let ntp = ask_ntp(config, &clock, &observer, &retire);
     let watching = Arc::clone(&observer);
     let on_event = move |event| watching.clock(event);
     let until = retire.clone();
@@ -178,7 +182,8 @@ pub async fn serve(config: &Config, stop: CancellationToken) -> Result<(), Serve
         )),
     ];
     let shown = Shown { registry, settings, records: &records };
-    for front_end in listeners.serve(config, &service, &shown, &stop) {
+    let threads = Threads::start().map_err(ServeError::Runtime)?;
+    for front_end in listeners.serve(config, &service, &shown, &threads, &stop) {
         ended(front_end).await;
     }
     retire.cancel();
@@ -187,7 +192,7 @@ pub async fn serve(config: &Config, stop: CancellationToken) -> Result<(), Serve
             "the worker slot was not given back within {RETIRE_MS_MAX} ms: it comes free by itself"
         );
     }
-    for task in background {
+    for task in background.into_iter().chain(ntp) {
         ended(task).await;
     }
     // Last of all: what happened until here is written down, too.
@@ -278,6 +283,22 @@ fn lease_settings(
     }
 }
 
+/// Has the NTP servers asked, if there are any.
+fn ask_ntp(
+    config: &Config,
+    clock: &Arc<ServingClock>,
+    observer: &Arc<Observer>,
+    stop: &CancellationToken,
+) -> Option<JoinHandle<()>> {
+    let servers = &config.clock.ntp_servers.0;
+    let interval = Duration::from_secs(config.clock.interval_s);
+    let monitor = ntp::Monitor::new(Arc::clone(clock), servers, interval);
+    let (observer, stop) = (Arc::clone(observer), stop.clone());
+    let mut told = Told::default();
+    (!servers.is_empty())
+        .then(|| tokio::spawn(monitor.run(move |status| observer.ntp(status, &mut told), stop)))
+}
+
 /// Applies changed settings to what is held.
 async fn follow_settings(
     settings: Arc<Settings>,
@@ -304,6 +325,7 @@ struct Shown<'a> {
 struct Listeners {
     http: Option<(TcpListener, SocketAddr)>,
     grpc: Option<(TcpListener, SocketAddr)>,
+    resp: Option<(TcpListener, SocketAddr)>,
 }
 
 impl Listeners {
@@ -311,17 +333,19 @@ impl Listeners {
         Ok(Self {
             http: bind("http.listen", config.http.listen.0).await?,
             grpc: bind("grpc.listen", config.grpc.listen.0).await?,
+            resp: bind("resp.listen", config.resp.listen.0).await?,
         })
     }
 
     fn addresses(&self) -> Addresses {
-        Addresses { http: self.http.as_ref().map(|(_, at)| *at), grpc: self.grpc.as_ref().map(|(_, at)| *at) }
+        let address = |bound: &Option<(TcpListener, SocketAddr)>| bound.as_ref().map(|(_, at)| *at);
+        Addresses { http: address(&self.http), grpc: address(&self.grpc), resp: address(&self.resp) }
     }
 
     /// The address the registry shows.
     fn advertised(&self) -> Option<SocketAddr> {
-        let Addresses { http, grpc } = self.addresses();
-        http.or(grpc)
+        let Addresses { http, grpc, resp } = self.addresses();
+        http.or(grpc).or(resp)
     }
 
     fn serve(
@@ -329,6 +353,7 @@ impl Listeners {
         config: &Config,
         service: &Arc<Service>,
         shown: &Shown<'_>,
+        threads: &Threads,
         stop: &CancellationToken,
     ) -> Vec<JoinHandle<()>> {
         let (limits, events) = (config.limits.clone(), shown.records.events());
@@ -342,14 +367,25 @@ impl Listeners {
                 records: shown.records.state(),
             };
             let state = api::http::State::new(Arc::clone(service), Arc::clone(events), shown, limits.clone());
-            front_ends.push(tokio::spawn(api::http::serve(listener, state, stop.clone())));
+            front_ends.push(tokio::spawn(api::http::serve(listener, state, threads.clone(), stop.clone())));
         }
         if let Some((listener, _)) = self.grpc {
             front_ends.push(tokio::spawn(api::grpc::serve(
                 listener,
                 Arc::clone(service),
                 Arc::clone(events),
+                limits.clone(),
+                threads.clone(),
+                stop.clone(),
+            )));
+        }
+        if let Some((listener, _)) = self.resp {
+            front_ends.push(tokio::spawn(api::resp::serve(
+                listener,
+                Arc::clone(service),
+                Arc::clone(events),
                 limits,
+                threads.clone(),
                 stop.clone(),
             )));
         }
@@ -382,13 +418,14 @@ async fn bind(
 struct Addresses {
     http: Option<SocketAddr>,
     grpc: Option<SocketAddr>,
+    resp: Option<SocketAddr>,
 }
 
 impl Addresses {
-    /// REST's and gRPC's, to be read by people.
-    fn shown(self) -> (String, String) {
+    /// REST's, gRPC's and RESP's, to be read by people.
+    fn shown(self) -> [String; 3] {
         let shown = |address: Option<SocketAddr>| address.map_or("off".to_owned(), |at| at.to_string());
-        (shown(self.http), shown(self.grpc))
+        [self.http, self.grpc, self.resp].map(shown)
     }
 }
 
@@ -411,12 +448,12 @@ async fn announce(
         }
     };
     tokio::pin!(slot);
-    let (http, grpc) = addresses.shown();
+    let [http, grpc, resp] = addresses.shown();
     let slot = tokio::select! {
         () = stop.cancelled() => return,
         slot = &mut slot => slot,
         () = tokio::time::sleep(Duration::from_millis(SLOT_WAIT_MS)) => {
-            tracing::warn!(%http, %grpc, "serving, and refusing requests for IDs until there is a worker slot");
+            tracing::warn!(%http, %grpc, %resp, "serving, and refusing requests for IDs until there is a worker slot");
             tokio::select! { () = stop.cancelled() => return, slot = slot => slot }
         }
     };
@@ -434,18 +471,18 @@ struct Greeting {
 
 impl Greeting {
     fn give(&self, json: bool) {
-        let (http, grpc) = self.addresses.shown();
+        let [http, grpc, resp] = self.addresses.shown();
         let (slot, registry, version) = (self.slot, &self.registry, env!("CARGO_PKG_VERSION"));
         let (epoch, end) = (timestamp(self.layout.epoch_ms()), timestamp(self.layout.end_ms()));
         let layout = format!("{} bits, from {epoch} until {end}", self.layout.split());
         let curl = self.addresses.http.map(|at| format!("curl http://{}/api/v1/id", reachable(at)));
         let curl = curl.unwrap_or_default();
         if json {
-            tracing::info!(version, http, grpc, %slot, registry, layout, r#try = curl, "serving");
+            tracing::info!(version, http, grpc, resp, %slot, registry, layout, r#try = curl, "serving");
             return;
         }
         let greeting = format!(
-            "\n  snowmint {version}\n\n  REST      {http}\n  gRPC      {grpc}\n  slot      {slot}\n  \
+            "\n  snowmint {version}\n\n  REST      {http}\n  gRPC      {grpc}\n  RESP      {resp}\n  slot      {slot}\n  \
              registry  {registry}\n  layout    {layout}\n\n  {curl}\n\n"
         );
         // A standard error that is gone keeps nobody from being served.

@@ -1,12 +1,13 @@
 //! How a node is, for whoever asks.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use serde::Serialize;
 use snowmint::{Generator, Id};
 
 use super::Service;
+use crate::clock::NtpOffset;
+use crate::clock::ntp::{self, ServerStatus};
 
 /// The rate in `/health` is that of this many seconds.
 const RATE_SECONDS: usize = 5;
@@ -19,7 +20,8 @@ impl Service {
         let held = held.as_deref();
         let generator = held.map(|held| &held.generator);
         let slot = generator.map(Generator::slot);
-        let clock = self.clock.status();
+        let drift = self.drift();
+        let ntp = self.clock.ntp();
         let registry_error = self.holding.registry_error();
         let unready = self.unready();
         let mut reasons: Vec<String> = unready.iter().map(ToString::to_string).collect();
@@ -27,7 +29,7 @@ impl Service {
         let settings = self.settings.current();
         // A registry that is away has been told of.
         reasons.extend(settings.problem.clone().filter(|_| registry_error.is_none()));
-        reasons.extend(self.drift_reason(clock.offset_ms));
+        reasons.extend(self.drift_reason(&drift));
         let status = match (&unready, reasons.is_empty()) {
             (Some(_), _) => "unhealthy",
             (None, false) => "degraded",
@@ -41,8 +43,9 @@ impl Service {
             uptime_seconds: self.started.elapsed().as_secs(),
             ids_generated: self.metrics.issued_total(),
             ids_per_second: self.rate.lock().map_or(0.0, |rate| rate.per_second()),
-            clock_drift_ms: clock.offset_ms,
-            ntp_synchronized: None,
+            clock_drift_ms: drift.ms,
+            ntp_synchronized: ntp.as_ref().map(|ntp| ntp.agreed.is_some()),
+            ntp: ntp.map(|ntp| NtpHealth::new(&ntp, self.clock.status().ntp)),
             last_id: generator.and_then(Generator::last_id),
             sequence_overflows: self.metrics.overflows_total(),
             window_left_ms: self.window_left_ms(),
@@ -59,17 +62,35 @@ impl Service {
         }
     }
 
-    fn drift_reason(&self, drift_ms: f64) -> Option<String> {
+    /// How far the wall clock is off NTP, or off the serving clock while NTP does not say.
+    pub(super) fn drift(&self) -> Drift {
+        let status = self.clock.status();
+        let source = self.clock.ntp().and_then(|ntp| ntp.agreed.as_ref().map(|agreed| agreed.server.clone()));
+        match (status.ntp, source) {
+            (Some(ntp), Some(server)) => {
+                Drift { ms: ntp.offset_ms, error_ms: ntp.error_ms, off: format!("NTP ({server})") }
+            }
+            _ => Drift { ms: status.offset_ms, error_ms: 0.0, off: "the serving clock".to_owned() },
+        }
+    }
+
+    fn drift_reason(&self, drift: &Drift) -> Option<String> {
         let threshold_ms = self.settings.clock_drift_threshold_ms();
-        let too_far = Duration::try_from_secs_f64(drift_ms.abs() / 1_000.0)
-            .is_ok_and(|drift| drift > Duration::from_millis(threshold_ms));
-        too_far.then(|| {
+        let Drift { ms, error_ms, off } = drift;
+        ntp::is_beyond(*ms, *error_ms, threshold_ms).then(|| {
             format!(
-                "the wall clock is {drift_ms:.0} ms off the serving clock, more than the {threshold_ms} ms of \
-                 clock_drift_threshold"
+                "the wall clock is {ms:.0} ms off {off}, more than the {threshold_ms} ms of clock_drift_threshold"
             )
         })
     }
+}
+
+/// How far the wall clock is off.
+pub(super) struct Drift {
+    pub(super) ms: f64,
+    error_ms: f64,
+    /// Off what.
+    off: String,
 }
 
 /// The total of IDs, second by second.
@@ -115,10 +136,12 @@ pub struct Health {
     pub ids_generated: u64,
     /// Over the last five seconds.
     pub ids_per_second: f64,
-    /// The wall clock less the serving clock.
+    /// The wall clock less NTP, or less the serving clock while NTP does not say.
     pub clock_drift_ms: f64,
-    /// Whether NTP agrees; `null` where no NTP server is asked.
+    /// Whether a majority of the NTP servers says what time it is; `null` where none is asked.
     pub ntp_synchronized: Option<bool>,
+    /// What NTP says; `null` where no server is asked.
+    pub ntp: Option<NtpHealth>,
     /// The highest ID issued from the slot.
     #[schema(value_type = Option<u64>)]
     pub last_id: Option<Id>,
@@ -130,6 +153,40 @@ pub struct Health {
     pub registry: RegistryHealth,
     /// The settings that all nodes share.
     pub settings: SettingsHealth,
+}
+
+/// What NTP says.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct NtpHealth {
+    /// How far the wall clock is ahead of NTP, as far as the last measurement tells; `null` before the first.
+    pub offset_ms: Option<f64>,
+    /// How far that may be off: the older the measurement, the further.
+    pub error_ms: Option<f64>,
+    /// Whose time it is, the median of those that agree.
+    pub source: Option<String>,
+    /// How far that server is from a reference clock.
+    pub stratum: Option<u8>,
+    /// Why it is not synchronized, if it is not.
+    pub reason: Option<String>,
+    /// The servers that the majority contradicts.
+    pub falsetickers: Vec<String>,
+    /// Every server.
+    pub servers: Vec<ServerStatus>,
+}
+
+impl NtpHealth {
+    fn new(status: &ntp::Status, offset: Option<NtpOffset>) -> Self {
+        let agreed = status.agreed.as_ref();
+        Self {
+            offset_ms: offset.map(|offset| offset.offset_ms),
+            error_ms: offset.map(|offset| offset.error_ms),
+            source: agreed.map(|agreed| agreed.server.clone()),
+            stratum: agreed.map(|agreed| agreed.stratum),
+            reason: status.reason.clone(),
+            falsetickers: status.falsetickers().map(ToOwned::to_owned).collect(),
+            servers: status.servers.clone(),
+        }
+    }
 }
 
 /// The shared settings in use.

@@ -37,18 +37,27 @@ impl Drop for Place<'_> {
     }
 }
 
+/// How often a burst that goes on is looked at before it is told of nevertheless.
+const BURST_LOOKS_MAX: u32 = 60;
+
 /// Requests that waited for a millisecond, told of together.
 #[derive(Default)]
 pub(super) struct Burst {
+    /// Whose IDs were used up.
+    slot: Option<Slot>,
     count: u32,
     wait_ms: u64,
     queued: u32,
     /// How many milliseconds' IDs were wanted at once, at the most.
     milliseconds_wanted: u64,
+    looks: u32,
+    /// The count at the last look.
+    seen: u32,
 }
 
 impl Burst {
-    pub(super) fn begun(&mut self, queued: u32, ids_ahead: u64, ids_per_ms: u64) {
+    pub(super) fn begun(&mut self, slot: Slot, queued: u32, ids_ahead: u64, ids_per_ms: u64) {
+        self.slot = Some(slot);
         self.count = self.count.saturating_add(1);
         self.queued = self.queued.max(queued);
         self.milliseconds_wanted = self.milliseconds_wanted.max(1 + ids_ahead / ids_per_ms);
@@ -58,16 +67,51 @@ impl Burst {
         self.wait_ms = self.wait_ms.max(wait_ms);
     }
 
-    pub(super) fn told(self, slot: Slot) -> Option<Overflowed> {
+    /// To be asked now and then: whether nobody waits any more and nobody has begun to since it was asked last, or
+    /// it has gone on for too long.
+    pub(super) fn is_over(&mut self, waiting: u32) -> bool {
+        self.looks += u32::from(self.count > 0);
+        let goes_on = waiting > 0 || std::mem::replace(&mut self.seen, self.count) != self.count;
+        !goes_on || self.looks >= BURST_LOOKS_MAX
+    }
+
+    pub(super) fn told(self) -> Option<Overflowed> {
         #[expect(clippy::cast_precision_loss, reason = "a factor, for people")]
         let load_factor = self.milliseconds_wanted as f32;
         let wait_ms = u32::try_from(self.wait_ms).unwrap_or(u32::MAX);
-        (self.count > 0).then_some(Overflowed {
-            slot,
-            count: self.count,
-            wait_ms,
-            queued: self.queued,
-            load_factor,
-        })
+        let Self { slot, count, queued, .. } = self;
+        slot.map(|slot| Overflowed { slot, count, wait_ms, queued, load_factor })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SLOT: Slot = Slot { datacenter: 0, worker: 5 };
+
+    #[test]
+    fn a_burst_is_told_of_once_when_it_is_over() {
+        let mut burst = Burst::default();
+        assert!(burst.is_over(0));
+        burst.begun(SLOT, 3, 8_192, 4_096);
+        burst.begun(SLOT, 2, 0, 4_096);
+        assert!(!burst.is_over(0), "somebody has just begun to wait");
+        assert!(!burst.is_over(1), "somebody waits still");
+        burst.waited(7);
+        assert!(burst.is_over(0));
+        let told = Overflowed { slot: SLOT, count: 2, wait_ms: 7, queued: 3, load_factor: 3.0 };
+        assert_eq!(std::mem::take(&mut burst).told(), Some(told));
+        assert_eq!(burst.told(), None);
+    }
+
+    #[test]
+    fn a_burst_that_does_not_end_is_told_of_now_and_then() {
+        let mut burst = Burst::default();
+        let looks = (1..=2 * BURST_LOOKS_MAX).find(|_| {
+            burst.begun(SLOT, 1, 0, 1);
+            burst.is_over(1)
+        });
+        assert_eq!(looks, Some(BURST_LOOKS_MAX));
     }
 }

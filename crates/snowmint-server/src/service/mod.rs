@@ -11,13 +11,14 @@ use snowmint::{Id, IdRange, Layout, Refusal, Slot};
 use tokio::sync::{Mutex, watch};
 
 use crate::clock::ServingClock;
+use crate::clock::ntp::ServerState;
 use crate::error::{Code, Error};
 use crate::event::Overflowed;
 use crate::lease::{Held, Holding};
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 use health::Rate;
-pub use health::{Health, RegistryHealth, SettingsHealth};
+pub use health::{Health, NtpHealth, RegistryHealth, SettingsHealth};
 use line::{Burst, Line, Place, Turn};
 
 /// The most IDs one batch has, where every ID is written out.
@@ -31,7 +32,7 @@ pub const RANGE_IDS_MAX: u32 = 1_000_000;
 /// more, the refusal is still given within 100 ms.
 const EXTENSION_WAIT_MS: u64 = 50;
 
-/// What asking again may wait for where no slot is held, in milliseconds.
+/// What asking again may wait for where no slot is held, or the clock is off, in milliseconds.
 const RETRY_AFTER_MS: u64 = 1_000;
 
 /// Why a request got no IDs.
@@ -52,6 +53,12 @@ pub enum Refused {
         /// By how much.
         behind_ms: u64,
     },
+    /// The clocks are too far off NTP, by the configuration.
+    #[error("the clocks are {off_ms} ms off NTP, more than clock.refuse_above_ms allows")]
+    ClockOff {
+        /// By how much.
+        off_ms: u64,
+    },
     /// There will not be enough IDs within the longest wait.
     #[error("{wanted} IDs cannot be given within {wait_ms_max} ms, {ahead} are waited for already")]
     Overflow {
@@ -68,7 +75,7 @@ impl Refused {
     fn code(&self) -> Code {
         match self {
             Self::NoSlot(_) | Self::WindowClosed { .. } => Code::WorkerUnavailable,
-            Self::ClockBehind { .. } => Code::ClockRegression,
+            Self::ClockBehind { .. } | Self::ClockOff { .. } => Code::ClockRegression,
             Self::Overflow { .. } => Code::SequenceOverflow,
         }
     }
@@ -77,7 +84,7 @@ impl Refused {
 impl From<Refused> for Error {
     fn from(refused: Refused) -> Self {
         let retry_after_ms = match refused {
-            Refused::NoSlot(_) | Refused::WindowClosed { .. } => RETRY_AFTER_MS,
+            Refused::NoSlot(_) | Refused::WindowClosed { .. } | Refused::ClockOff { .. } => RETRY_AFTER_MS,
             Refused::ClockBehind { behind_ms } => behind_ms,
             Refused::Overflow { wait_ms_max, .. } => wait_ms_max,
         };
@@ -177,7 +184,7 @@ impl Service {
     /// rest has to be waited for.
     #[inline]
     fn mint_now(&self, wanted: u32, arrived: Instant) -> Option<(IdRange, Duration)> {
-        if self.line.ids.load(Ordering::Relaxed) > 0 {
+        if self.line.ids.load(Ordering::Relaxed) > 0 || self.clock.too_far_ms().is_some() {
             return None;
         }
         let held = self.holding.load();
@@ -277,6 +284,9 @@ impl Service {
         let Some(held) = held.as_ref() else {
             return Err(Step::Refuse(Refused::NoSlot(self.holding.absence())));
         };
+        if let Some(off_ms) = self.clock.too_far_ms() {
+            return Err(Step::Refuse(Refused::ClockOff { off_ms }));
+        }
         // What passed before the slot was taken is not made up for: whoever waited while it took the place of
         // another would get IDs below those that the other's generator gave out meanwhile.
         let since_ms = arrived_ms.max(held.taken_ms);
@@ -305,7 +315,8 @@ impl Service {
         if let Some(held) = self.holding.load().as_ref() {
             held.metrics.overflows.inc();
             let queued = self.line.requests.load(Ordering::Relaxed);
-            self.burst().begun(queued, ids_ahead, self.ids_per_ms());
+            let slot = held.generator.slot();
+            self.burst().begun(slot, queued, ids_ahead, self.ids_per_ms());
         }
     }
 
@@ -313,10 +324,16 @@ impl Service {
         self.burst.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// The burst of waiting requests since the last call, if there was one.
+    /// The burst of waiting requests, once it is over; to be asked for once a second.
     pub fn overflow(&self) -> Option<Overflowed> {
-        let slot = self.slot()?;
-        std::mem::take(&mut *self.burst()).told(slot)
+        let mut burst = self.burst();
+        let over = burst.is_over(self.line.requests.load(Ordering::Relaxed));
+        if over { std::mem::take(&mut *burst).told() } else { None }
+    }
+
+    /// The burst of waiting requests, over or not.
+    pub fn last_overflow(&self) -> Option<Overflowed> {
+        std::mem::take(&mut *self.burst()).told()
     }
 
     fn ids_per_ms(&self) -> u64 {
@@ -344,6 +361,9 @@ impl Service {
         let Some(Held { generator, .. }) = held.as_deref() else {
             return Some(Refused::NoSlot(self.holding.absence()));
         };
+        if let Some(off_ms) = self.clock.too_far_ms() {
+            return Some(Refused::ClockOff { off_ms });
+        }
         let now_ms = self.clock.now_ms();
         if now_ms >= generator.ceiling().time_ms(self.layout) {
             return Some(Refused::WindowClosed { registry: self.holding.registry_error() });
@@ -373,7 +393,14 @@ impl Service {
         if let Some(held) = self.holding.load().as_deref() {
             held.metrics.window_left.set(Duration::from_millis(self.window_left_ms()).as_secs_f64());
         }
-        self.metrics.clock_drift.set(self.clock.status().offset_ms);
+        self.metrics.clock_drift.set(self.drift().ms);
+        let Some(ntp) = self.clock.ntp() else { return };
+        self.metrics.ntp_synchronized.set(ntp.agreed.is_some().into());
+        for state in ServerState::ALL {
+            let servers = ntp.servers.iter().filter(|server| server.state == state).count();
+            let gauge = self.metrics.ntp_servers.with_label_values(&[state.as_str()]);
+            gauge.set(i64::try_from(servers).unwrap_or(i64::MAX));
+        }
     }
 
     /// To be called by a front end for each request it answers with an error, whoever found it.

@@ -36,6 +36,9 @@ const WAIT_MS_MAX: u64 = 2_000;
 pub struct Node {
     pub http: SocketAddr,
     pub grpc: SocketAddr,
+    pub resp: SocketAddr,
+    /// What happened, where somebody asked for it to be kept: the test is who writes it down.
+    pub events: Arc<Events>,
     client: Client<HttpConnector, Full<Bytes>>,
     lease: Option<Lease>,
     holding: Arc<Holding>,
@@ -91,18 +94,26 @@ impl Node {
 
     /// The same, whose `/cluster` shows another registry than the one it uses.
     pub async fn start_showing(limits: Limits, shown: Option<Arc<dyn Registry>>) -> Self {
-        Self::start_of(limits, shown, None).await
+        Self::start_of(limits, shown, None, Keeping::Off).await
+    }
+
+    /// A node that has its slot, and whose events are kept.
+    pub async fn start_keeping(keeping: Keeping) -> Self {
+        let mut node = Self::start_of(Limits::default(), None, None, keeping).await;
+        node.take_slot().await;
+        node
     }
 
     /// A node that serves `reports`, and does not ask for a slot yet.
     pub async fn start_reporting(reports: Arc<dyn Reports>) -> Self {
-        Self::start_of(Limits::default(), None, Some(reports)).await
+        Self::start_of(Limits::default(), None, Some(reports), Keeping::Off).await
     }
 
     async fn start_of(
         limits: Limits,
         shown: Option<Arc<dyn Registry>>,
         reports: Option<Arc<dyn Reports>>,
+        keeping: Keeping,
     ) -> Self {
         let data = TempDir::new().unwrap();
         let layout = Layout::default();
@@ -128,7 +139,8 @@ impl Node {
         ));
         let (http_listener, http) = listener().await;
         let (grpc_listener, grpc) = listener().await;
-        let events = Arc::new(Events::new(Arc::clone(&metrics), Keeping::Off));
+        let (resp_listener, resp) = listener().await;
+        let events = Arc::new(Events::new(Arc::clone(&metrics), keeping));
         let settings = lease_settings(layout, http, Arc::clone(&shared), Arc::clone(&events));
         let lease = Lease::new(Arc::clone(&registry), clock, Arc::clone(&holding), metrics, settings);
         let stop = CancellationToken::new();
@@ -141,14 +153,32 @@ impl Node {
             records: Arc::default(),
         };
         let state = api::http::State::new(Arc::clone(&service), Arc::clone(&events), shown, limits.clone());
+        let threads = api::Threads::start().unwrap();
         let front_ends = vec![
-            tokio::spawn(api::http::serve(http_listener, state, stop.clone())),
-            tokio::spawn(api::grpc::serve(grpc_listener, service, events, limits, stop.clone())),
+            tokio::spawn(api::http::serve(http_listener, state, threads.clone(), stop.clone())),
+            tokio::spawn(api::grpc::serve(
+                grpc_listener,
+                Arc::clone(&service),
+                Arc::clone(&events),
+                limits.clone(),
+                threads.clone(),
+                stop.clone(),
+            )),
+            tokio::spawn(api::resp::serve(
+                resp_listener,
+                service,
+                Arc::clone(&events),
+                limits,
+                threads,
+                stop.clone(),
+            )),
         ];
         let client = Client::builder(TokioExecutor::new()).build(HttpConnector::new());
         Self {
             http,
             grpc,
+            resp,
+            events,
             client,
             lease: Some(lease),
             holding,

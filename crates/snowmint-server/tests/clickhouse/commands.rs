@@ -4,14 +4,18 @@ use std::process::Command;
 
 use super::store::Store;
 
-fn snowmint(store: &Store, arguments: &[&str]) -> String {
+pub fn command(store: &Store, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_snowmint"));
     command.args(arguments).env("SNOWMINT_CLICKHOUSE__URL", store.server.url());
     command.env("SNOWMINT_CLICKHOUSE__DATABASE", &store.config.database);
     if let (Some(user), Some(file)) = (&store.config.user, &store.config.password_file) {
         command.env("SNOWMINT_CLICKHOUSE__USER", user).env("SNOWMINT_CLICKHOUSE__PASSWORD_FILE", file);
     }
-    let output = command.output().unwrap();
+    command
+}
+
+pub fn snowmint(store: &Store, arguments: &[&str]) -> String {
+    let output = command(store, arguments).output().unwrap();
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 #![allow(missing_docs, unreachable_pub, reason = "tests")]
 
+mod backup;
 mod commands;
 #[allow(dead_code, reason = "other stores' tests use more of it")]
 #[path = "../reports/contract.rs"]

@@ -146,11 +146,18 @@ async fn what_is_past_its_retention_goes() {
         let events = vec![contract::drifted(at_ms, Some(A), 20)];
         Batch { journal: Uuid::new_v4(), first: 0, events }
     };
+    // The longest is long: nothing is past it, neither as a month nor by its TTL.
+    retention::set(&store.clickhouse, "clock_drift_events", retention::DAYS_MAX).await.unwrap();
+    retention::apply(&store.clickhouse).await.unwrap();
     // 2020-01-02, and the day before yesterday.
     store.deliver(&batch(1_577_923_200_000)).await.unwrap();
     store.deliver(&batch(day_ms())).await.unwrap();
+    assert!(retention::apply(&store.clickhouse).await.unwrap().is_empty());
+    store.merge().await;
+    assert_eq!(store.one("SELECT count() FROM clock_drift_events").await, "2");
+    retention::set(&store.clickhouse, "clock_drift_events", 180).await.unwrap();
     let done = retention::apply(&store.clickhouse).await.unwrap();
-    assert_eq!(done, ["clock_drift_events: dropped 202001"]);
+    assert_eq!(done, ["clock_drift_events: dropped 202001", "clock_drift_events: kept for 180 days"]);
     assert_eq!(store.one("SELECT count() FROM clock_drift_events").await, "1");
 
     retention::set(&store.clickhouse, "id_generation_events", 30).await.unwrap();

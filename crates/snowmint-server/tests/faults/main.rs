@@ -15,6 +15,7 @@ mod control;
 mod crash;
 mod disk;
 mod fleet;
+mod ntp;
 mod pause;
 mod records;
 mod start;

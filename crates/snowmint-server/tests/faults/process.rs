@@ -40,7 +40,10 @@ impl Serve {
 
     /// By another command, which takes the arguments of `snowmint`.
     pub fn with(command: Command, data_dir: &Path) -> Self {
-        Self::by(command, data_dir).set("http.listen", "127.0.0.1:0").set("grpc.listen", "")
+        Self::by(command, data_dir)
+            .set("http.listen", "127.0.0.1:0")
+            .set("grpc.listen", "")
+            .set("resp.listen", "")
     }
 
     /// On the ports it has by itself, until it is told others.
@@ -172,9 +175,14 @@ impl Node {
 
     /// A counter without labels.
     pub async fn counter(&self, name: &str) -> u64 {
+        self.metric(name).await.parse().unwrap()
+    }
+
+    /// The value of a metric, which is named with its labels.
+    pub async fn metric(&self, name: &str) -> String {
         let metrics = self.get("/metrics").await.body;
         let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        value.unwrap_or_else(|| panic!("no {name} in {metrics}")).parse().unwrap()
+        value.unwrap_or_else(|| panic!("no {name} in {metrics}")).to_owned()
     }
 
     /// Waits until a counter has come to a value.

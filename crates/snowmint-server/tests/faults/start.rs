@@ -124,8 +124,11 @@ async fn port_in_use() {
     let directory = TempDir::new().unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    for (key, other) in [("http.listen", "grpc.listen"), ("grpc.listen", "http.listen")] {
-        let serve = Serve::bare(directory.path()).set(key, &address).set(other, "127.0.0.1:0");
+    let keys = ["http.listen", "grpc.listen", "resp.listen"];
+    for key in keys {
+        let serve =
+            keys.iter().fold(Serve::bare(directory.path()), |serve, key| serve.set(key, "127.0.0.1:0"));
+        let serve = serve.set(key, &address);
         let wanted = [key, address.as_str(), "another process listens there: choose another port"];
         assert_refused(serve, FAILED, &wanted).await;
     }
@@ -154,12 +157,11 @@ async fn routable_address_without_consent() {
     let directory = TempDir::new().unwrap();
     let data = directory.path().join("data");
     for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:8080"] {
-        let serve = Serve::bare(&data).set("http.listen", address).set("grpc.listen", "");
+        let serve = Serve::new(&data).set("http.listen", address);
         assert_refused(serve, USAGE, &["http.listen", address, "--insecure"]).await;
     }
     assert!(!data.exists());
-    let node =
-        Serve::bare(&data).set("http.listen", "0.0.0.0:0").set("grpc.listen", "").set("insecure", "true");
+    let node = Serve::new(&data).set("http.listen", "0.0.0.0:0").set("insecure", "true");
     node.start().await.kill();
 }
 

@@ -67,7 +67,8 @@ async fn sigterm_with_a_log_that_nobody_reads() {
     // It goes with this test, however that ends.
     let mut command = std::process::Command::new("setpriv");
     command
-        .args(["--pdeathsig", "KILL", BINARY, "serve", "--http", "127.0.0.1:0", "--grpc", "", "--data-dir"])
+        .args(["--pdeathsig", "KILL", BINARY, "serve", "--http", "127.0.0.1:0", "--grpc", "", "--resp", ""])
+        .arg("--data-dir")
         .arg(directory.path());
     let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut log = BufReader::new(child.stderr.take().unwrap());

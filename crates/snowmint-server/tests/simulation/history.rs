@@ -188,6 +188,7 @@ impl History {
             Refused::NoSlot(_) => ("no slot", &mut self.counts.refused_no_slot),
             Refused::WindowClosed { .. } => ("window closed", &mut self.counts.refused_window),
             Refused::ClockBehind { .. } => ("clock behind", &mut self.counts.refused_clock),
+            Refused::ClockOff { .. } => ("clock off", &mut self.counts.refused_clock),
             Refused::Overflow { .. } => ("overflow", &mut self.counts.refused_overflow),
         };
         *count += 1;

@@ -135,6 +135,7 @@ impl Node {
             epoch_ms: layout.epoch_ms(),
             end_ms: layout.end_ms(),
             leap_confirm_s: LEAP_CONFIRM_S,
+            refuse_above_ms: None,
         };
         let clock = Arc::new(ServingClock::start(host, clock_settings).unwrap());
         let (holding, metrics) = (Arc::new(Holding::new()), Arc::new(Metrics::new()));

@@ -69,10 +69,7 @@ impl Calls {
                 // The panic hook has logged what and where.
                 Err(Error::new(Code::Internal, "the service failed at this request; its log says how"))
             }
-            Err(_late) => {
-                let message = format!("the request was not done within {} s", self.time_limit.as_secs());
-                Err(Error::new(Code::ServiceUnavailable, message).retry_after_ms(1_000))
-            }
+            Err(_late) => Err(Error::too_slow(self.time_limit.as_secs())),
         };
         let mut response = answered.map(Response::new).map_err(|error| {
             self.issuer.failed(&error, arrived, asker);

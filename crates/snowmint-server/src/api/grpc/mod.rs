@@ -21,6 +21,7 @@ use tower_service::Service as _;
 
 use super::connections::{self, Admission, Bounds, Peer};
 use super::issue::Issuer;
+use super::threads::Threads;
 use crate::config::Limits;
 use crate::error::Error;
 use crate::event::Events;
@@ -64,6 +65,7 @@ pub async fn serve(
     service: Arc<Service>,
     events: Arc<Events>,
     limits: Limits,
+    threads: Threads,
     stop: CancellationToken,
 ) {
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -94,7 +96,7 @@ pub async fn serve(
         // The protocol's own pings find out who is gone.
         idle: None,
     };
-    connections::serve(listener, protocol(&limits), answer, bounds, stop).await;
+    connections::serve(listener, protocol(&limits), answer, bounds, &threads, stop).await;
     if let Err(error) = reporting.await {
         tracing::error!("the health reporter failed: {error}");
     }

@@ -28,6 +28,7 @@ use tower_service::Service as _;
 use super::connections::{self, Admission, Bounds, Peer};
 use super::issue::Issuer;
 use super::request_id::{RequestIds, X_REQUEST_ID};
+use super::threads::Threads;
 use crate::cluster::Cluster;
 use crate::config::Limits;
 use crate::error::{Code, Error};
@@ -99,7 +100,7 @@ impl State {
 }
 
 /// Serves until `stop`, then until what is in flight is done, for [`DRAIN_MS_MAX`](super::DRAIN_MS_MAX) at most.
-pub async fn serve(listener: TcpListener, state: State, stop: CancellationToken) {
+pub async fn serve(listener: TcpListener, state: State, threads: Threads, stop: CancellationToken) {
     let limits = &state.0.limits;
     let mut protocol = auto::Builder::new(TokioExecutor::new()).http1_only();
     protocol
@@ -124,7 +125,7 @@ pub async fn serve(listener: TcpListener, state: State, stop: CancellationToken)
         // In a box: its state is large, and would be copied several times even when it is not needed.
         future::Either::Right(Box::pin(async move { state.0.answer(request, peer).await }))
     };
-    connections::serve(listener, protocol, answer, bounds, stop).await;
+    connections::serve(listener, protocol, answer, bounds, &threads, stop).await;
 }
 
 impl FrontEnd {
@@ -175,14 +176,9 @@ impl FrontEnd {
         // A router never fails: its errors are answers.
         let response = match tokio::time::timeout(limit, self.router.clone().call(request)).await {
             Ok(response) => response.unwrap_or_else(|never| match never {}),
-            Err(_late) => Failure(self.too_slow()).into_response(),
+            Err(_late) => Failure(Error::too_slow(self.limits.request_s)).into_response(),
         };
         response.map(Either::Right)
-    }
-
-    fn too_slow(&self) -> Error {
-        let message = format!("the request was not done within {} s", self.limits.request_s);
-        Error::new(Code::ServiceUnavailable, message).retry_after_ms(1_000)
     }
 }
 

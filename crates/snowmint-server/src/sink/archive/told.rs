@@ -162,5 +162,6 @@ fn api(api: Api) -> &'static str {
     match api {
         Api::Rest => "rest",
         Api::Grpc => "grpc",
+        Api::Resp => "resp",
     }
 }
