@@ -224,7 +224,7 @@ pub enum Keeping {
     Off,
     /// Soon after.
     Relaxed,
-    /// Before a request for IDs is answered.
+    /// Before a request for IDs is answered: where the journal is strict, or the audit requires it.
     Strict,
 }
 

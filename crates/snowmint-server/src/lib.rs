@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod archive;
+mod background;
 pub mod backup;
 pub mod cli;
 pub mod clickhouse;
@@ -21,6 +22,7 @@ pub mod log;
 pub mod metrics;
 pub mod objects;
 pub mod observe;
+pub mod privacy;
 pub mod registry;
 pub mod report;
 pub mod serve;

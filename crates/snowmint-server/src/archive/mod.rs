@@ -7,6 +7,7 @@
 mod key;
 mod record;
 
+pub(crate) use key::slot_name;
 pub use key::{Hour, KeyError, ObjectKey};
 pub use record::{
     Components, EventType, Failure, Hash, Link, Performance, Range, Record, RequestMetadata, SlotTurn,
