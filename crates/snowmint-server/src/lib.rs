@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod archive;
+pub mod audit;
 pub mod cli;
 pub mod clickhouse;
 pub mod clock;

@@ -8,6 +8,7 @@ mod key;
 mod record;
 
 pub use key::{Hour, KeyError, ObjectKey};
+pub(crate) use record::iso;
 pub use record::{
     Components, EventType, Failure, Hash, Link, Performance, Range, Record, RequestMetadata, SlotTurn,
 };

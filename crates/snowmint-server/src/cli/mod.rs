@@ -2,6 +2,7 @@
 //!
 //! Results go to standard output, everything else to standard error.
 
+mod audit;
 mod bench;
 mod cluster;
 mod config;
@@ -25,8 +26,10 @@ use comfy_table::{Table, presets};
 use jiff::Timestamp;
 use snowmint::Format;
 
+use crate::audit::AuditError;
 use crate::clickhouse::ClickHouseError;
 use crate::config::{ConfigError, Loaded};
+use crate::objects::ObjectsError;
 use crate::serve::{self, ServeError};
 use cluster::ClusterError;
 use load::LoadError;
@@ -66,6 +69,9 @@ enum Command {
     /// Say how long the tables in ClickHouse keep what they are given
     #[command(subcommand)]
     Retention(schema::RetentionCommand),
+    /// Prove from the archive that no ID was issued twice, see who got an ID, and say how long records are kept
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// Print what was issued, how fast, and what went wrong: a table and a plot
     Report(report::Arguments),
     /// Load a server, and check every ID received for duplicates
@@ -82,6 +88,7 @@ impl Command {
             Self::Cluster(command) => cluster::run(&command, out),
             Self::Schema(command) => schema::run(&command, out),
             Self::Retention(command) => schema::run_retention(&command, out),
+            Self::Audit(command) => audit::run(&command, out),
             Self::Report(arguments) => report::run(&arguments, out),
             Self::Bench(arguments) => bench::run(&arguments, out),
         }
@@ -119,6 +126,10 @@ enum CliError {
     #[error(transparent)]
     ClickHouse(#[from] ClickHouseError),
     #[error(transparent)]
+    Objects(#[from] ObjectsError),
+    #[error(transparent)]
+    Audit(AuditError),
+    #[error(transparent)]
     Load(#[from] LoadError),
     #[error("cannot start")]
     Runtime(#[source] io::Error),
@@ -129,6 +140,13 @@ enum CliError {
     NoIds(Vec<parse::NoId>),
     #[error("{count} IDs came more than once, among them {examples:?}")]
     Duplicates { count: u64, examples: Vec<u64> },
+    #[error("the archive proves nothing: {findings} findings")]
+    NotProven { findings: u64 },
+    /// Each is told.
+    #[error("some of the archive cannot be read")]
+    Unread(Vec<String>),
+    #[error("there is no such record in the {objects} objects that could have it")]
+    NoRecord { objects: u64 },
     #[error("no request was answered with success")]
     NoAnswer,
 }
@@ -138,6 +156,9 @@ impl CliError {
         match self {
             _ if self.is_unread() => {}
             Self::NoIds(errors) => errors.iter().for_each(|error| report(error)),
+            Self::Unread(problems) => {
+                problems.iter().for_each(|problem| drop(writeln!(io::stderr(), "error: {problem}")));
+            }
             error => report(error),
         }
     }
@@ -157,6 +178,16 @@ impl CliError {
     /// Whoever read the output has had enough, as in `snowmint id -n 1000000 | head`.
     fn is_unread(&self) -> bool {
         matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
+
+/// Whoever read the output may have had enough here, too.
+impl From<AuditError> for CliError {
+    fn from(error: AuditError) -> Self {
+        match error {
+            AuditError::Output(error) => Self::Output(error),
+            error => Self::Audit(error),
+        }
     }
 }
 
