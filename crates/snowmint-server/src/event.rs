@@ -222,7 +222,7 @@ pub enum Keeping {
     Off,
     /// Soon after.
     Relaxed,
-    /// Before a request for IDs is answered.
+    /// Before a request for IDs is answered: where the journal is strict, or the audit requires it.
     Strict,
 }
 
@@ -283,11 +283,12 @@ impl Events {
     }
 }
 
-/// A header as bytes.
+/// A header as bytes, all at once: byte by byte it would be the larger part of writing an event.
 mod header {
     use axum::http::HeaderValue;
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use serde_bytes::Bytes;
 
     use super::USER_AGENT_BYTES_MAX;
 
@@ -297,14 +298,14 @@ mod header {
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
         let bytes = value.as_ref().map(HeaderValue::as_bytes);
-        bytes.map(|bytes| &bytes[..bytes.len().min(USER_AGENT_BYTES_MAX)]).serialize(serializer)
+        bytes.map(|bytes| Bytes::new(&bytes[..bytes.len().min(USER_AGENT_BYTES_MAX)])).serialize(serializer)
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Option<HeaderValue>, D::Error> {
-        let bytes: Option<Vec<u8>> = Option::deserialize(deserializer)?;
-        bytes.map(|bytes| HeaderValue::from_bytes(&bytes).map_err(D::Error::custom)).transpose()
+        let bytes: Option<&'de Bytes> = Option::deserialize(deserializer)?;
+        bytes.map(|bytes| HeaderValue::from_bytes(bytes).map_err(D::Error::custom)).transpose()
     }
 }
 

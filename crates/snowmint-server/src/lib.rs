@@ -7,6 +7,7 @@
 pub mod api;
 pub mod archive;
 pub mod audit;
+mod background;
 pub mod cli;
 pub mod clickhouse;
 pub mod clock;
@@ -21,6 +22,7 @@ pub mod log;
 pub mod metrics;
 pub mod objects;
 pub mod observe;
+pub mod privacy;
 pub mod registry;
 pub mod report;
 pub mod serve;

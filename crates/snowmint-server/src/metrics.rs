@@ -40,6 +40,12 @@ pub struct Metrics {
     pub clock_leaps: IntCounter,
     /// `events_shed_total`: events that were not written down, because too many waited.
     pub events_shed: IntCounter,
+    /// `archive_waiting_bytes`: what waits on the local disk for the audit archive.
+    pub archive_waiting: IntGauge,
+    /// `archive_objects_total`: objects that were uploaded.
+    pub archive_objects: IntCounter,
+    /// `archive_failures_total`: uploads that failed, each time they did.
+    pub archive_failures: IntCounter,
     /// `journal_bytes`: what the journal keeps on disk.
     pub journal_bytes: IntGauge,
     /// `journal_lost_total`, by sink: events that the journal kept and that could not be read back.
@@ -110,6 +116,18 @@ impl Metrics {
             events_shed: registered(
                 &registry,
                 valid(IntCounter::new("events_shed_total", "Events that were not written down.")),
+            ),
+            archive_waiting: registered(
+                &registry,
+                valid(IntGauge::new("archive_waiting_bytes", "What waits on disk for the audit archive.")),
+            ),
+            archive_objects: registered(
+                &registry,
+                valid(IntCounter::new("archive_objects_total", "Objects uploaded to the audit archive.")),
+            ),
+            archive_failures: registered(
+                &registry,
+                valid(IntCounter::new("archive_failures_total", "Failed uploads to the audit archive.")),
             ),
             journal_bytes: registered(
                 &registry,

@@ -11,10 +11,8 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-
 use crate::binary;
+use crate::http;
 use crate::nodes::{Nodes, PortTaken, START_ATTEMPTS_MAX};
 use crate::ports::{Port, free_ports};
 use crate::process::Process;
@@ -130,28 +128,13 @@ impl ClickHouse {
         probe.is_ok_and(|answer| answer.is_ok())
     }
 
-    /// HTTP/1.0: the answer ends with the connection.
     async fn ask(&self, sql: &str) -> Result<String, String> {
         let request = format!(
             "POST / HTTP/1.0\r\nHost: {}\r\nContent-Length: {}\r\n\r\n{sql}",
             self.authority,
             sql.len()
         );
-        let exchange = async {
-            let mut stream = TcpStream::connect(&self.authority).await?;
-            stream.write_all(request.as_bytes()).await?;
-            let mut answer = Vec::new();
-            stream.read_to_end(&mut answer).await?;
-            std::io::Result::Ok(answer)
-        };
-        let answer = exchange.await.map_err(|error| error.to_string())?;
-        let answer = String::from_utf8_lossy(&answer);
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-        if head.split(' ').nth(1) == Some("200") {
-            Ok(body.to_owned())
-        } else {
-            Err(format!("{head}\n{body}"))
-        }
+        http::ask(&self.authority, &request).await
     }
 }
 

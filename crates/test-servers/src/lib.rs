@@ -4,6 +4,8 @@
 //! * [`Etcd`]: etcd 3.4 or 3.5, one node or three, with TLS and a password if wanted.
 //! * [`ZooKeeper`]: one node or three.
 //! * [`ClickHouse`]: one node.
+//! * [`RadosGw`]: S3, with lifecycle rules.
+//! * [`Hdfs`]: a NameNode and a DataNode.
 //! * [`Proxy`]: a network between a client and a server that misbehaves on demand.
 //!
 //! `cargo xtask test` installs what is started here. Each module says how its server is started and why each
@@ -23,14 +25,19 @@ mod binary;
 mod certificates;
 mod clickhouse;
 mod etcd;
+mod hdfs;
+mod http;
 mod nodes;
 mod ports;
 mod process;
 mod proxy;
+mod radosgw;
 mod zookeeper;
 
 pub use clickhouse::{ClickHouse, URL_VARIABLE};
 pub use etcd::{Etcd, EtcdSetup, EtcdVersion, ROOT};
+pub use hdfs::Hdfs;
 pub use nodes::READY_MS_MAX;
 pub use proxy::Proxy;
+pub use radosgw::RadosGw;
 pub use zookeeper::ZooKeeper;

@@ -88,11 +88,13 @@ impl Nodes {
         let deadline = deadline();
         for node in self.running() {
             while !answers(node).await {
-                let (mut ended, mut log) = (false, String::new());
-                self.with(node, |process| (ended, log) = (process.ended(), process.log()));
+                let (mut ended, mut taken, mut log) = (false, false, String::new());
+                self.with(node, |process| {
+                    (ended, taken, log) = (process.ended(), process.port_taken(), process.log());
+                });
                 if !ended && Instant::now() < deadline {
                     pause().await;
-                } else if log.contains("ddress already in use") {
+                } else if taken {
                     return Err(PortTaken);
                 } else {
                     let how = if ended { "ended by itself" } else { "does not answer" };

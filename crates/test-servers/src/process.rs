@@ -60,12 +60,20 @@ impl Process {
         kill_process(id, signal).unwrap_or_else(|error| panic!("cannot signal process {id:?}: {error}"));
     }
 
+    /// Whether it logged that somebody else listens where it was to: at its end, or before all that Ceph says then.
+    pub(crate) fn port_taken(&self) -> bool {
+        self.whole_log().contains("ddress already in use")
+    }
+
     /// The last of what it logged.
     pub(crate) fn log(&self) -> String {
-        let log = fs::read(&self.log).unwrap_or_default();
-        let log = String::from_utf8_lossy(&log);
+        let log = self.whole_log();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(LOG_LINES_MAX)..].join("\n")
+    }
+
+    fn whole_log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 }
 

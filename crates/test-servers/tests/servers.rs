@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
 
-use test_servers::{ClickHouse, Etcd, EtcdVersion, ZooKeeper};
+use test_servers::{ClickHouse, Etcd, EtcdVersion, Hdfs, RadosGw, ZooKeeper};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
@@ -159,7 +159,7 @@ async fn servers_end_with_a_test_process_that_is_killed() {
         .unwrap();
     let mut said = BufReader::new(process.stdout.take().unwrap()).lines();
     let mut servers: Vec<SocketAddr> = Vec::new();
-    while servers.len() < 3 {
+    while servers.len() < 5 {
         let line = said.next_line().await.unwrap().expect("it says where its servers are");
         servers.extend(line.strip_prefix("server ").map(|address| address.parse::<SocketAddr>().unwrap()));
     }
@@ -179,9 +179,18 @@ async fn servers_end_with_a_test_process_that_is_killed() {
 
 #[allow(clippy::print_stdout, reason = "the other process reads it")]
 async fn serve_forever() {
-    let (etcd, zookeeper, clickhouse) =
-        tokio::join!(Etcd::start(EtcdVersion::V3_5, 1), ZooKeeper::start(1), ClickHouse::start());
-    let clickhouse = clickhouse.url().replace("http://", "");
-    println!("\nserver {}\nserver {}\nserver {clickhouse}", etcd.address(0), zookeeper.address(0));
+    let (etcd, zookeeper, clickhouse, hdfs, radosgw) = tokio::join!(
+        Etcd::start(EtcdVersion::V3_5, 1),
+        ZooKeeper::start(1),
+        ClickHouse::start(),
+        Hdfs::start(),
+        RadosGw::start()
+    );
+    let urls = [clickhouse.url(), hdfs.url(), radosgw.endpoint()];
+    let authorities = urls.map(|url| url.split_once("://").unwrap().1.to_owned());
+    println!();
+    for server in [etcd.address(0).to_string(), zookeeper.address(0).to_string()].iter().chain(&authorities) {
+        println!("server {server}");
+    }
     std::future::pending::<()>().await;
 }

@@ -61,7 +61,7 @@ impl Issuer {
             Keeping::Strict if self.events.keep(event).await => {}
             Keeping::Strict => {
                 let message = "the IDs were not written down (the journal is full or cannot be written), and \
-                               journal.durability is strict: nobody gets them";
+                               journal.durability is strict or audit.required is set: nobody gets them";
                 return Err(Error::new(Code::AuditUnavailable, message).retry_after_ms(1_000));
             }
         }

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
+use serde::{Deserialize, Serialize};
 use snowmint::Slot;
 
 const MS_PER_HOUR: u64 = 3_600_000;
@@ -18,7 +19,8 @@ const NO_SLOT: &str = "no_slot";
 pub struct Hour(pub u32);
 
 /// The name of an object of the archive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct ObjectKey {
     /// When its records were made; the last of the hour before may be among them.
     pub hour: Hour,
@@ -73,20 +75,29 @@ impl ObjectKey {
     pub fn next(self) -> Self {
         Self { number: self.number + 1, ..self }
     }
+
+    /// Its name in the directory of its hour, without what all end in: `dc0_worker5_20240103_19`.
+    #[must_use]
+    pub fn stem(self) -> String {
+        let number = if self.number > 1 { format!("-{}", self.number) } else { String::new() };
+        format!("{}_{}{number}", slot_name(self.slot), self.hour.civil().strftime("%Y%m%d_%H"))
+    }
+
+    /// The key of that [`stem`](Self::stem).
+    #[must_use]
+    pub fn of_stem(stem: &str) -> Option<Self> {
+        parse(stem).filter(|key| key.stem() == stem)
+    }
+}
+
+/// What the slot is called in names.
+pub(crate) fn slot_name(slot: Option<Slot>) -> String {
+    slot.map_or_else(|| NO_SLOT.to_owned(), |slot| slot.to_string())
 }
 
 impl fmt::Display for ObjectKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/", self.hour.directory())?;
-        match self.slot {
-            Some(slot) => write!(f, "{slot}")?,
-            None => f.write_str(NO_SLOT)?,
-        }
-        write!(f, "_{}", self.hour.civil().strftime("%Y%m%d_%H"))?;
-        if self.number > 1 {
-            write!(f, "-{}", self.number)?;
-        }
-        f.write_str(".json.gz")
+        write!(f, "{}/{}.json.gz", self.hour.directory(), self.stem())
     }
 }
 
@@ -95,16 +106,30 @@ impl FromStr for ObjectKey {
 
     fn from_str(text: &str) -> Result<Self, KeyError> {
         // What is read is written again, so that there is one name for an object.
-        let key = parse(text).filter(|key| key.to_string() == text);
+        let stem = text.rsplit_once('/').and_then(|(_, name)| name.strip_suffix(".json.gz"));
+        let key = stem.and_then(parse).filter(|key| key.to_string() == text);
         key.ok_or_else(|| KeyError(text.to_owned()))
     }
 }
 
-fn parse(text: &str) -> Option<ObjectKey> {
-    let name = text.rsplit_once('/')?.1.strip_suffix(".json.gz")?;
-    let (name, number) = match name.split_once('-') {
+impl TryFrom<String> for ObjectKey {
+    type Error = KeyError;
+
+    fn try_from(text: String) -> Result<Self, KeyError> {
+        text.parse()
+    }
+}
+
+impl From<ObjectKey> for String {
+    fn from(key: ObjectKey) -> Self {
+        key.to_string()
+    }
+}
+
+fn parse(stem: &str) -> Option<ObjectKey> {
+    let (name, number) = match stem.split_once('-') {
         Some((name, number)) => (name, number.parse().ok()?),
-        None => (name, 1),
+        None => (stem, 1),
     };
     let (name, hour) = name.rsplit_once('_')?;
     let (slot, day) = name.rsplit_once('_')?;

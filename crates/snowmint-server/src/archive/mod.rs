@@ -7,6 +7,7 @@
 mod key;
 mod record;
 
+pub(crate) use key::slot_name;
 pub use key::{Hour, KeyError, ObjectKey};
 pub(crate) use record::iso;
 pub use record::{

@@ -3,6 +3,7 @@
 //! [`Config`] is the only list of keys: the file, the environment, the flags and `config show` are read
 //! from it and into it by [`Loaded`]. `docs/configuration.md` describes the keys; a test compares the two.
 
+mod audit;
 mod detail;
 mod load;
 mod registry;
@@ -18,6 +19,7 @@ use snowmint::{Claim, DEFAULT_EPOCH_MS, EpochError, Layout, SequenceStart, Split
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
+pub use audit::{ArchiveUrl, Personal};
 pub use detail::Detail;
 pub use load::{ConfigError, Loaded, Origin, Setting, environment};
 pub use registry::{Registry, Servers};
@@ -26,11 +28,16 @@ pub use store::{Scheme, StoreUrl};
 /// Where data is kept on a machine that gives its user no home directory.
 const DATA_DIR_WITHOUT_HOME: &str = "/var/lib/snowmint";
 
+/// Where the audit archive is that nobody put elsewhere, in the data directory.
+const ARCHIVE_DIRECTORY: &str = "archive";
+
 /// The longest name, in bytes: that of a DNS name.
 pub(crate) const NAME_BYTES_MAX: usize = 253;
 
 /// What a number may be, for every key that is one.
-const RANGES: [(&str, RangeInclusive<u64>); 19] = [
+const RANGES: [(&str, RangeInclusive<u64>); 21] = [
+    ("audit.max_bytes", 16 << 20..=1 << 50),
+    ("audit.spool_max_bytes", 16 << 20..=1 << 50),
     ("clock.idle_days_max", 1..=36_500),
     ("clock.leap_confirm_s", 1..=86_400),
     ("datacenter", 0..=u16::MAX as u64),
@@ -80,6 +87,8 @@ pub struct Config {
     pub etcd: Access,
     /// How to talk to `ZooKeeper`.
     pub zookeeper: Access,
+    /// The audit archive.
+    pub audit: Audit,
     /// The metrics store of a fleet.
     pub clickhouse: ClickHouse,
     /// How a worker is held.
@@ -130,6 +139,26 @@ pub struct Access {
     pub cert_file: Option<PathBuf>,
     /// The key of that certificate, as PEM.
     pub key_file: Option<PathBuf>,
+}
+
+/// The audit archive.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Audit {
+    /// Where it is; unset, a directory below `data_dir`.
+    pub url: Option<ArchiveUrl>,
+    /// Give IDs only to those of whom it was written down.
+    pub required: bool,
+    /// What is told of a client's address.
+    pub client_ip: Personal,
+    /// What is told of a client's user agent.
+    pub user_agent: Personal,
+    /// The file that has the key of what is hashed.
+    pub hash_key_file: Option<PathBuf>,
+    /// How large the directory below `data_dir` may get; the oldest objects go first.
+    pub max_bytes: u64,
+    /// How much waits for a place that is away; past it, the journal keeps what follows.
+    pub spool_max_bytes: u64,
 }
 
 /// The metrics store of a fleet.
@@ -270,6 +299,7 @@ impl Default for Config {
             grpc: Grpc::default(),
             etcd: Access::default(),
             zookeeper: Access::default(),
+            audit: Audit::default(),
             clickhouse: ClickHouse::default(),
             lease: Lease::default(),
             clock: Clock::default(),
@@ -292,6 +322,20 @@ impl Default for Http {
 impl Default for Grpc {
     fn default() -> Self {
         Self { listen: Listen(Some(SocketAddr::from(([127, 0, 0, 1], 9090)))) }
+    }
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self {
+            url: None,
+            required: false,
+            client_ip: Personal::Keep,
+            user_agent: Personal::Keep,
+            hash_key_file: None,
+            max_bytes: 10 << 30,
+            spool_max_bytes: 1 << 30,
+        }
     }
 }
 
@@ -398,11 +442,47 @@ impl Config {
         if self.data_dir.as_os_str().is_empty() {
             return Err(Problem { key: "data_dir", wanted: "the path of a directory is wanted".to_owned() });
         }
+        self.check_audit()?;
         self.etcd.check("etcd.password_file", "etcd.key_file")?;
         self.zookeeper.check("zookeeper.password_file", "zookeeper.key_file")?;
         self.clickhouse.check()?;
         self.s3.check()?;
         self.check_listeners()
+    }
+
+    /// Where the audit archive is, if there is one.
+    #[must_use]
+    pub fn archive(&self) -> Option<StoreUrl> {
+        match &self.audit.url {
+            Some(ArchiveUrl::Off) => None,
+            Some(ArchiveUrl::At(url)) => Some(url.clone()),
+            None => {
+                let directory = self.data_dir.join(ARCHIVE_DIRECTORY);
+                Some(StoreUrl::Directory(std::path::absolute(&directory).unwrap_or(directory)))
+            }
+        }
+    }
+
+    fn check_audit(&self) -> Result<(), Problem> {
+        let audit = &self.audit;
+        let problem = |key, wanted: &str| Err(Problem { key, wanted: wanted.to_owned() });
+        if audit.required && self.journal.durability == Durability::Off {
+            return problem(
+                "audit.required",
+                "with journal.durability = \"off\" nothing is ever written down",
+            );
+        }
+        if audit.required && audit.url == Some(ArchiveUrl::Off) {
+            return problem("audit.required", "with audit.url = \"off\" there is no archive");
+        }
+        let hashed = [audit.client_ip, audit.user_agent].contains(&Personal::Hash);
+        if hashed && audit.hash_key_file.is_none() {
+            return problem(
+                "audit.hash_key_file",
+                "what is hashed needs a key: the path of a file is wanted",
+            );
+        }
+        Ok(())
     }
 
     fn check_listeners(&self) -> Result<(), Problem> {

@@ -13,6 +13,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
+use postcard::ser_flavors::Flavor;
 use uuid::Uuid;
 
 use crate::event::Event;
@@ -102,12 +103,33 @@ pub(super) fn append(buffer: &mut Vec<u8>, number: u64, event: &Event) -> Result
 
 fn append_payload(buffer: &mut Vec<u8>, at: usize, event: &Event) -> Result<u32, EncodeError> {
     buffer.resize(at, 0);
-    postcard::to_io(event, &mut *buffer)?;
+    postcard::serialize_with_flavor(event, Behind(buffer))?;
     let length = buffer.len() - at;
     if length > PAYLOAD_BYTES_MAX {
         return Err(EncodeError::TooLong(length));
     }
     Ok(u32::try_from(length).expect("PAYLOAD_BYTES_MAX is far below it"))
+}
+
+/// Writes behind what a buffer has. As an `io::Write` the buffer would be asked for each byte whether it took it.
+struct Behind<'a>(&'a mut Vec<u8>);
+
+impl Flavor for Behind<'_> {
+    type Output = ();
+
+    fn try_extend(&mut self, data: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(data);
+        Ok(())
+    }
+
+    fn try_push(&mut self, data: u8) -> postcard::Result<()> {
+        self.0.push(data);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
+    }
 }
 
 fn checksum(number: u64, length: u32, payload: &[u8]) -> u32 {

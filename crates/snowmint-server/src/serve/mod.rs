@@ -22,7 +22,9 @@ use crate::event::Events;
 use crate::journal::JournalError;
 use crate::lease::{Holding, Lease, LeaseSettings, Mark, MarkError};
 use crate::metrics::Metrics;
+use crate::objects::ObjectsError;
 use crate::observe::Observer;
+use crate::privacy::PrivacyError;
 use crate::registry::{
     CLOCK_DRIFT_THRESHOLD_MS, Namespace, Owner, Registry, RegistryError, Setting, Worker, timestamp,
 };
@@ -69,6 +71,12 @@ pub enum ServeError {
     /// The journal cannot be used.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// The audit archive cannot be used as it is configured.
+    #[error("the audit archive {0}")]
+    Archive(#[from] ObjectsError),
+    /// What of people leaves the journal cannot be hashed.
+    #[error(transparent)]
+    Privacy(#[from] PrivacyError),
     /// ClickHouse cannot be used as it is configured.
     #[error(transparent)]
     ClickHouse(#[from] ClickHouseError),

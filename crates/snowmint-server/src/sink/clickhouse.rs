@@ -10,6 +10,7 @@ use super::{Batch, Sink, SinkError};
 use crate::clickhouse::{ClickHouse, ClickHouseError, NO_SLOT};
 use crate::config::Detail;
 use crate::event::{Drifted, Event, Failed, Issued, Measured, Overflowed, What};
+use crate::privacy::Privacy;
 use crate::report::latency;
 
 /// The longest an insert may take, in milliseconds. A busy ClickHouse needs about a second for [`IDS_MAX`].
@@ -46,6 +47,7 @@ pub struct ClickHouseSink {
     layout: Layout,
     /// Which requests become rows of `id_generation_events`. Totals count all.
     detail: Detail,
+    privacy: Privacy,
     insert_ms_max: u64,
 }
 
@@ -53,7 +55,14 @@ impl ClickHouseSink {
     /// A sink that writes as many requests ID by ID as `detail` says.
     #[must_use]
     pub fn new(clickhouse: ClickHouse, layout: Layout, detail: Detail) -> Self {
-        Self { clickhouse, layout, detail, insert_ms_max: INSERT_MS_MAX }
+        Self { clickhouse, layout, detail, privacy: Privacy::keep(), insert_ms_max: INSERT_MS_MAX }
+    }
+
+    /// Tells of people what `privacy` says, instead of all.
+    #[must_use]
+    pub fn privacy(mut self, privacy: Privacy) -> Self {
+        self.privacy = privacy;
+        self
     }
 
     /// Gives up on an insert after so long, instead of [`INSERT_MS_MAX`].
@@ -180,8 +189,8 @@ impl ClickHouseSink {
             requests: u8::from(index == 0),
             latency_us: issued.latency_us,
             latency_bucket_us: latency::bucket_us(issued.latency_us),
-            client_ip: issued.request.client_ip.map(|ip| ip.to_string()).unwrap_or_default(),
-            client_user_agent: issued.request.user_agent().into_owned(),
+            client_ip: self.privacy.client_ip(&issued.request).unwrap_or_default(),
+            client_user_agent: self.privacy.user_agent(&issued.request).into_owned(),
             request_id: issued.request.request_id().into_owned(),
             error_code: 0,
             error_message: String::new(),
@@ -202,8 +211,8 @@ impl ClickHouseSink {
             requests: 1,
             latency_us: failed.latency_us,
             latency_bucket_us: latency::bucket_us(failed.latency_us),
-            client_ip: failed.request.client_ip.map(|ip| ip.to_string()).unwrap_or_default(),
-            client_user_agent: failed.request.user_agent().into_owned(),
+            client_ip: self.privacy.client_ip(&failed.request).unwrap_or_default(),
+            client_user_agent: self.privacy.user_agent(&failed.request).into_owned(),
             request_id: failed.request.request_id().into_owned(),
             error_code: failed.code,
             error_message: failed.message.clone().into_owned(),

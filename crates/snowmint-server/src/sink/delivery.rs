@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
+use super::archive::{ArchiveState, ArchiveStatus};
 use super::{Batch, Sink, SinkError};
 use crate::journal::{Journal, JournalError, Lag, Reader};
 use crate::metrics::Metrics;
@@ -126,6 +127,10 @@ pub struct RecordsState {
     pub journal: Option<Journal>,
     /// Where it goes.
     pub sinks: Vec<Arc<SinkState>>,
+    /// The archive behind the sink of that name, if there is one.
+    pub archive: Option<Arc<ArchiveState>>,
+    /// Whether IDs are given only to those of whom it can be written down.
+    pub required: bool,
 }
 
 /// How the journal and its sinks are.
@@ -135,6 +140,8 @@ pub struct RecordsHealth {
     pub journal: Option<JournalHealth>,
     /// How its sinks are.
     pub sinks: Vec<SinkStatus>,
+    /// How the audit archive is; `null` where there is none.
+    pub archive: Option<ArchiveStatus>,
 }
 
 /// How the journal is.
@@ -157,7 +164,17 @@ impl RecordsState {
             events: journal.end(),
             problem: journal.trouble(),
         });
-        RecordsHealth { journal, sinks: self.sinks.iter().map(|sink| sink.status()).collect() }
+        RecordsHealth {
+            journal,
+            sinks: self.sinks.iter().map(|sink| sink.status()).collect(),
+            archive: self.archive.as_ref().map(|archive| archive.status()),
+        }
+    }
+
+    /// Why nobody gets IDs, where they are given only to those of whom it can be written down.
+    #[must_use]
+    pub fn refusal(&self) -> Option<String> {
+        self.journal.as_ref().filter(|_| self.required)?.trouble()
     }
 }
 

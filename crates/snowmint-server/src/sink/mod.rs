@@ -1,5 +1,6 @@
 //! Where events go from the journal: each sink at its own pace, with its own place in it.
 
+pub mod archive;
 pub mod clickhouse;
 pub mod delivery;
 mod embedded;

@@ -245,6 +245,12 @@ impl NodeHealth {
         }
         let failing = records.sinks.iter().filter_map(|sink| Some((sink.name, sink.last_error.as_ref()?)));
         service.reasons.extend(failing.map(|(name, error)| format!("{name}: {error}")));
+        let archive = records.archive.as_ref();
+        if let Some((archive, error)) =
+            archive.and_then(|archive| Some((archive, archive.last_error.as_ref()?)))
+        {
+            service.reasons.push(format!("archive {}: {error}", archive.url));
+        }
         if service.status == "healthy" && !service.reasons.is_empty() {
             service.status = "degraded";
         }
@@ -322,7 +328,9 @@ async fn livez() -> &'static str {
     )
 )]
 async fn readyz(State(app): AppState) -> (StatusCode, String) {
-    match app.service().unready() {
+    let refused = app.service().unready().map(|refused| refused.to_string());
+    let unkept = || app.shown.records.refusal().map(|problem| format!("audit.required: {problem}"));
+    match refused.or_else(unkept) {
         None => (StatusCode::OK, format!("ready, for {} ms of window\n", app.service().window_left_ms())),
         Some(refused) => (StatusCode::SERVICE_UNAVAILABLE, format!("{refused}\n")),
     }

@@ -25,7 +25,9 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use tokio::sync::{Mutex, oneshot};
 
 use super::{Batch, Sink, SinkError};
+use crate::background;
 use crate::config::MetricsStore;
+use crate::privacy::Privacy;
 use crate::report::{Report, ReportError, Reports, Rows, Scope};
 
 /// What may be taken beyond `metrics.max_bytes`, in bytes, by the log beside the database: what one batch
@@ -57,9 +59,9 @@ const REPORT_MS_MAX: u64 = 8_000;
 /// How often it is looked for what is past its retention, in seconds.
 const EXPIRY_S: u64 = 3_600;
 
-/// How far the store stands back where processors are scarce, from 0 to 19: at 10, a busy thread beside it gets
-/// ten times as much.
-const NICENESS: i32 = 10;
+/// How far the store stands back where processors are scarce, from 0 to 19: at 19, a busy thread beside it gets
+/// 68 times as much. While they are all busy it falls behind, and the journal keeps what it has not taken.
+const NICENESS: i32 = 19;
 
 /// How many statements are kept ready.
 const STATEMENTS_MAX: usize = 32;
@@ -104,18 +106,11 @@ pub enum StoreError {
     },
 }
 
-/// Lets the threads that answer requests go first. Threads of the runtime are not for this: what they do next may
-/// be extending a window.
-fn give_way() {
-    if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
-        tracing::debug!("the metrics store's priority cannot be lowered: {error}");
-    }
-}
-
 /// A metrics store in a file.
 pub struct EmbeddedStore {
     path: PathBuf,
     settings: MetricsStore,
+    privacy: Arc<Privacy>,
     database: Arc<Mutex<Database>>,
 }
 
@@ -131,7 +126,19 @@ impl EmbeddedStore {
     /// The store in `directory`.
     #[must_use]
     pub fn new(directory: &Path, settings: MetricsStore) -> Self {
-        Self { path: directory.join(FILE), settings, database: Arc::default() }
+        Self {
+            path: directory.join(FILE),
+            settings,
+            privacy: Arc::new(Privacy::keep()),
+            database: Arc::default(),
+        }
+    }
+
+    /// Tells of people what `privacy` says, instead of all.
+    #[must_use]
+    pub fn privacy(mut self, privacy: Privacy) -> Self {
+        self.privacy = Arc::new(privacy);
+        self
     }
 
     /// Makes a change, drops what there is no room or no reason for, and makes all of it durable.
@@ -176,7 +183,7 @@ impl EmbeddedStore {
         let path = self.path.clone();
         let (finished, done) = oneshot::channel();
         let work = move || {
-            give_way();
+            background::give_way(NICENESS);
             let done = work(&mut database, &path);
             // Where nobody waits any more, it was late.
             let _ = finished.send(database.give_up_if_damaged(done, &path));
@@ -202,9 +209,9 @@ impl Sink for EmbeddedStore {
     }
 
     async fn deliver(&self, batch: &Batch) -> Result<(), SinkError> {
-        let (batch, detail) = (batch.clone(), self.settings.detail);
+        let (batch, detail, privacy) = (batch.clone(), self.settings.detail, Arc::clone(&self.privacy));
         // Whatever it is, it is not the batch's fault.
-        self.change(move |connection| write::batch(connection, &batch, detail))
+        self.change(move |connection| write::batch(connection, &batch, detail, &privacy))
             .await
             .map_err(|error| SinkError::Unavailable(error.to_string()))
     }

@@ -8,6 +8,7 @@ use snowmint::Slot;
 
 use crate::config::Detail;
 use crate::event::{Drifted, Event, Failed, Issued, Measured, Overflowed, Request, What};
+use crate::privacy::Privacy;
 use crate::report::DRIFT_MS_MIN;
 use crate::report::latency::Latencies;
 use crate::sink::Batch;
@@ -19,7 +20,12 @@ const ERRORS_PER_MINUTE_MAX: u32 = 100;
 const OTHER_MESSAGES: &str = "(other messages)";
 
 /// Stores what is not stored yet of a batch.
-pub(super) fn batch(database: &Connection, batch: &Batch, detail: Detail) -> rusqlite::Result<()> {
+pub(super) fn batch(
+    database: &Connection,
+    batch: &Batch,
+    detail: Detail,
+    privacy: &Privacy,
+) -> rusqlite::Result<()> {
     let journal = batch.journal.as_bytes();
     let stored = database
         .prepare_cached("SELECT stored FROM journals WHERE journal = ?1")?
@@ -28,7 +34,7 @@ pub(super) fn batch(database: &Connection, batch: &Batch, detail: Detail) -> rus
         .map_or(0, i64::cast_unsigned);
     let mut minutes = Minutes::default();
     for (number, event) in (batch.first..).zip(&batch.events).filter(|(number, _)| *number >= stored) {
-        row(database, event, detail.keeps(number))?;
+        row(database, event, detail.keeps(number), privacy)?;
         minutes.add(event);
     }
     minutes.write(database)?;
@@ -41,16 +47,25 @@ pub(super) fn batch(database: &Connection, batch: &Batch, detail: Detail) -> rus
 }
 
 /// The rows of one event. Only those of requests are so many that there may be less `detail`.
-fn row(database: &Connection, event: &Event, detail: bool) -> rusqlite::Result<()> {
+fn row(database: &Connection, event: &Event, detail: bool, privacy: &Privacy) -> rusqlite::Result<()> {
     let at_ms = signed(event.at_ms);
+    let who = |request| Who::new(request, privacy);
     match &event.what {
         What::Issued(issued) if detail => issued.ranges.iter().try_for_each(|range| {
             let ids = (Some(signed(range.first().get())), range.count());
-            request(database, at_ms, Some(issued.slot), ids, issued.latency_us, &issued.request, (0, ""))
+            request(
+                database,
+                at_ms,
+                Some(issued.slot),
+                ids,
+                issued.latency_us,
+                &who(&issued.request),
+                (0, ""),
+            )
         }),
         What::Failed(failed) if detail => {
             let error = (failed.code, &*failed.message);
-            request(database, at_ms, failed.slot, (None, 0), failed.latency_us, &failed.request, error)
+            request(database, at_ms, failed.slot, (None, 0), failed.latency_us, &who(&failed.request), error)
         }
         What::Drifted(drifted) => drift(database, at_ms, drifted),
         What::Overflowed(overflowed) => overflow(database, at_ms, overflowed),
@@ -60,13 +75,30 @@ fn row(database: &Connection, event: &Event, detail: bool) -> rusqlite::Result<(
     }
 }
 
+/// What is told of who asked.
+struct Who<'a> {
+    client_ip: Option<String>,
+    user_agent: Cow<'a, str>,
+    request_id: Cow<'a, str>,
+}
+
+impl<'a> Who<'a> {
+    fn new(request: &'a Request, privacy: &Privacy) -> Self {
+        Self {
+            client_ip: privacy.client_ip(request),
+            user_agent: privacy.user_agent(request),
+            request_id: request.request_id(),
+        }
+    }
+}
+
 fn request(
     database: &Connection,
     at_ms: i64,
     slot: Option<Slot>,
     (first_id, count): (Option<i64>, u32),
     latency_us: u32,
-    request: &Request,
+    who: &Who<'_>,
     (code, message): (u16, &str),
 ) -> rusqlite::Result<()> {
     let insert =
@@ -78,9 +110,9 @@ fn request(
         first_id,
         count,
         latency_us,
-        request.client_ip.map(|ip| ip.to_string()),
-        request.user_agent(),
-        request.request_id(),
+        who.client_ip,
+        who.user_agent,
+        who.request_id,
         code,
         message,
     ])?;

@@ -5,6 +5,8 @@
 //! a temporary file, which a crash can leave behind (see [`is_temporary`]), S3 by `If-None-Match`, which it
 //! does not honour for uploads of several parts.
 
+mod bounded;
+
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +20,8 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{BackoffConfig, Certificate, ClientOptions, ObjectStore, RetryConfig};
+
+use bounded::Bounded;
 
 use crate::config::{self, Scheme, StoreUrl};
 use crate::files;
@@ -133,7 +137,8 @@ fn remote(
         }
         Scheme::Hdfs => {
             let url = format!("hdfs://{authority}");
-            (Arc::new(HdfsObjectStoreBuilder::new().with_url(url).build().map_err(text)?), Kind::Other)
+            let store = HdfsObjectStoreBuilder::new().with_url(url).build().map_err(text)?;
+            (Arc::new(Bounded(store)), Kind::Other)
         }
         Scheme::Gcs => {
             let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(authority);
