@@ -14,6 +14,7 @@ use super::{CliError, or_dash};
 use crate::archive::{EventType, Hour};
 use crate::audit::Scope;
 use crate::audit::cat::{self, Filter};
+use crate::audit::lifecycle::{self, Ages};
 use crate::audit::verify::{self, Chain, Finding, Options, Progress, Report};
 use crate::config::{self, Config, Loaded, StoreUrl};
 use crate::objects::Objects;
@@ -59,6 +60,44 @@ pub(super) enum Command {
     ///
     /// Exits with 1 where there are none.
     Cat(#[command(flatten)] Box<Wanted>),
+    /// Say how long records are kept, and where
+    #[command(subcommand)]
+    Lifecycle(Lifecycle),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Lifecycle {
+    /// Print how it is, and what `apply` would do
+    Print {
+        #[command(flatten)]
+        place: Place,
+        #[command(flatten)]
+        days: Days,
+    },
+    /// Make it so; can be done again at any time, and in a directory or HDFS has to be, such as once a day
+    ///
+    /// A bucket of S3 gets a rule for the archive's objects, beside those it has, and does the rest itself:
+    /// STANDARD_IA, then GLACIER, then gone. In a directory and in HDFS, objects are moved below warm/ and cold/,
+    /// and then deleted.
+    Apply {
+        #[command(flatten)]
+        place: Place,
+        #[command(flatten)]
+        days: Days,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Days {
+    /// Where they cost less after so many days
+    #[arg(long, value_name = "DAYS", default_value_t = lifecycle::WARM_DAYS)]
+    warm_days: u32,
+    /// Where they cost least after so many days
+    #[arg(long, value_name = "DAYS", default_value_t = lifecycle::COLD_DAYS)]
+    cold_days: u32,
+    /// Deleted after so many days
+    #[arg(long, value_name = "DAYS", default_value_t = lifecycle::DELETE_DAYS)]
+    delete_days: u32,
 }
 
 #[derive(Debug, Args)]
@@ -111,7 +150,7 @@ fn event_type_parser(text: &str) -> Result<EventType, serde_json::Error> {
 impl Place {
     fn open(&self) -> Result<(Config, Objects), CliError> {
         let config = Loaded::load(self.config.as_deref(), config::environment(), &[])?.config;
-        let url = self.archive.clone().unwrap_or_else(|| StoreUrl::Directory(config.data_dir.join("audit")));
+        let url = self.archive.clone().or_else(|| config.archive()).ok_or(CliError::NoArchive)?;
         let objects = Objects::open(&url, &config.s3)?;
         Ok((config, objects))
     }
@@ -136,6 +175,16 @@ pub(super) fn run(command: &Command, out: &mut dyn Write) -> Result<(), CliError
             }
             if report.proven { Ok(()) } else { Err(CliError::NotProven { findings: report.findings_count }) }
         }
+        Command::Lifecycle(Lifecycle::Print { place, days }) => {
+            let (_, objects) = place.open()?;
+            let lines = runtime.block_on(lifecycle::print(&objects, days.ages()?, now_ms()))?;
+            write_lines(&lines, out)
+        }
+        Command::Lifecycle(Lifecycle::Apply { place, days }) => {
+            let (_, objects) = place.open()?;
+            let lines = runtime.block_on(lifecycle::apply(&objects, days.ages()?, now_ms()))?;
+            if lines.is_empty() { Ok(writeln!(out, "nothing to do")?) } else { write_lines(&lines, out) }
+        }
         Command::Cat(wanted) => {
             let (config, objects) = wanted.place.open()?;
             let found = cat::cat(runtime.handle(), &objects, layout(&config), &wanted.filter(), out)?;
@@ -147,6 +196,20 @@ pub(super) fn run(command: &Command, out: &mut dyn Write) -> Result<(), CliError
                 _ => Ok(()),
             }
         }
+    }
+}
+
+fn write_lines(lines: &[String], out: &mut dyn Write) -> Result<(), CliError> {
+    lines.iter().try_for_each(|line| writeln!(out, "{line}")).map_err(CliError::Output)
+}
+
+fn now_ms() -> u64 {
+    u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0)
+}
+
+impl Days {
+    fn ages(&self) -> Result<Ages, CliError> {
+        Ok(Ages::new(self.warm_days, self.cold_days, self.delete_days)?)
     }
 }
 

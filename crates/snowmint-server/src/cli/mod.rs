@@ -27,6 +27,7 @@ use jiff::Timestamp;
 use snowmint::Format;
 
 use crate::audit::AuditError;
+use crate::audit::lifecycle::AgesError;
 use crate::clickhouse::ClickHouseError;
 use crate::config::{ConfigError, Loaded};
 use crate::objects::ObjectsError;
@@ -140,6 +141,10 @@ enum CliError {
     NoIds(Vec<parse::NoId>),
     #[error("{count} IDs came more than once, among them {examples:?}")]
     Duplicates { count: u64, examples: Vec<u64> },
+    #[error(transparent)]
+    Ages(#[from] AgesError),
+    #[error("audit.url is off, so there is no archive: say which with --archive URL")]
+    NoArchive,
     #[error("the archive proves nothing: {findings} findings")]
     NotProven { findings: u64 },
     /// Each is told.
@@ -167,6 +172,8 @@ impl CliError {
         match self {
             _ if self.is_unread() => 0,
             Self::Config(_)
+            | Self::Ages(_)
+            | Self::NoArchive
             | Self::ClickHouse(ClickHouseError::NotConfigured | ClickHouseError::UnknownTable { .. })
             | Self::Cluster(
                 ClusterError::UnknownKey { .. } | ClusterError::Immutable { .. } | ClusterError::Value { .. },

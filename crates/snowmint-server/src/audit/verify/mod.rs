@@ -191,6 +191,7 @@ fn in_order<T: Send>(
 struct Whole {
     layout: Layout,
     before: Option<ObjectKey>,
+    oldest: Option<Hour>,
     /// The IDs of the slot and the hour at hand, and of the hour before.
     held: Runs,
     twice: Twice,
@@ -209,6 +210,7 @@ impl Whole {
         Self {
             layout,
             before: None,
+            oldest: listing.entries.iter().map(|entry| entry.key.hour).min(),
             held: Runs::default(),
             twice: Twice::default(),
             duplicates: Vec::new(),
@@ -237,8 +239,11 @@ impl Whole {
 
     /// Goes on to the next object, and forgets what cannot be in it.
     fn turn(&mut self, key: ObjectKey) {
-        for missing in chain::missing_objects(self.before, key).take(MISSING_OBJECTS_MAX) {
-            self.findings.add(Finding::NoObject { object: missing.to_string() });
+        // Of the oldest hour some may have been given up.
+        if Some(key.hour) != self.oldest {
+            for missing in chain::missing_objects(self.before, key).take(MISSING_OBJECTS_MAX) {
+                self.findings.add(Finding::NoObject { object: missing.to_string() });
+            }
         }
         match self.before {
             Some(before) if before.slot != key.slot => self.end_slot(),

@@ -217,10 +217,12 @@ impl Reading {
         }
     }
 
-    /// Whether it is in the right object: of its slot, and of its hour, or late of the hour before.
+    /// Whether it is in the right object: of its slot, and of its hour, which is that of the first record. Later
+    /// ones may be late ones of the hour before.
     fn belongs(&mut self, record: &Record) {
         let (key, slot, hour) = (self.entry.key, record.slot(), Hour::of(record.timestamp));
-        if slot != key.slot || hour > key.hour || hour.0 + 1 < key.hour.0 {
+        let is_late = self.line > 1 && hour.0 + 1 == key.hour.0;
+        if slot != key.slot || (hour != key.hour && !is_late) {
             let belongs = ObjectKey { hour, slot, number: 1 }.to_string();
             let place = self.place(&record.chain);
             self.findings.add(Finding::WrongObject { place, belongs });
