@@ -258,7 +258,8 @@ impl Whole {
 
     fn end_slot(&mut self) {
         std::mem::take(&mut self.held).into_sorted(&mut self.twice);
-        let Twice { runs, ids } = std::mem::take(&mut self.twice);
+        let Twice { mut runs, ids } = std::mem::take(&mut self.twice);
+        runs.sort_unstable();
         self.duplicate_ids += ids;
         if let Some(slot) = self.before.and_then(|key| key.slot) {
             self.duplicates.extend(runs.into_iter().map(|run| (slot, run)));
