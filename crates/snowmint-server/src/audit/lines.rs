@@ -42,8 +42,8 @@ impl Lines {
         let get = get.map_err(|error| LineError::Unreadable(error.to_string()))?;
         let body = match get.payload {
             GetResultPayload::File(file, _) => Body::File(BufReader::with_capacity(BUFFER_BYTES, file)),
-            GetResultPayload::Stream(stream) => {
-                Body::Stream(Stream { runtime: runtime.clone(), stream, chunk: Bytes::new() })
+            GetResultPayload::Stream(chunks) => {
+                Body::Stream(Stream { runtime: runtime.clone(), chunks, chunk: Bytes::new() })
             }
         };
         let unpacked = BufReader::with_capacity(BUFFER_BYTES, MultiGzDecoder::new(body));
@@ -78,14 +78,14 @@ enum Body {
 
 struct Stream {
     runtime: Handle,
-    stream: BoxStream<'static, object_store::Result<Bytes>>,
+    chunks: BoxStream<'static, object_store::Result<Bytes>>,
     chunk: Bytes,
 }
 
 impl BufRead for Stream {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.chunk.is_empty() {
-            match self.runtime.block_on(self.stream.next()) {
+            match self.runtime.block_on(self.chunks.next()) {
                 Some(chunk) => self.chunk = chunk.map_err(io::Error::other)?,
                 None => break,
             }

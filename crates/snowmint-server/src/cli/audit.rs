@@ -77,7 +77,7 @@ pub(super) enum Lifecycle {
     /// Make it so; can be done again at any time, and in a directory or HDFS has to be, such as once a day
     ///
     /// A bucket of S3 gets a rule for the archive's objects, beside those it has, and does the rest itself:
-    /// STANDARD_IA, then GLACIER, then gone. In a directory and in HDFS, objects are moved below warm/ and cold/,
+    /// one storage class after the other, then gone. In a directory and in HDFS, objects are moved below warm/ and cold/,
     /// and then deleted.
     Apply {
         #[command(flatten)]
@@ -88,6 +88,7 @@ pub(super) enum Lifecycle {
 }
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_field_names, reason = "names carry their units")]
 pub(super) struct Days {
     /// Where they cost less after so many days
     #[arg(long, value_name = "DAYS", default_value_t = lifecycle::WARM_DAYS)]
@@ -133,8 +134,8 @@ pub(super) struct Place {
     /// Configuration file, in TOML; otherwise the one that `SNOWMINT_CONFIG` names
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where the archive is: file:///DIRECTORY, s3://BUCKET/PREFIX, hdfs://NAMENODE:PORT/DIRECTORY, …; otherwise
-    /// where the configuration says
+    /// Where the archive is, as in `audit.url`: a directory, `s3://BUCKET/PREFIX` and so on; otherwise where the
+    /// configuration says
     #[arg(long, value_name = "URL")]
     archive: Option<StoreUrl>,
 }

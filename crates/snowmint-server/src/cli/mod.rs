@@ -162,7 +162,9 @@ impl CliError {
             _ if self.is_unread() => {}
             Self::NoIds(errors) => errors.iter().for_each(|error| report(error)),
             Self::Unread(problems) => {
-                problems.iter().for_each(|problem| drop(writeln!(io::stderr(), "error: {problem}")));
+                for problem in problems {
+                    let _ = writeln!(io::stderr(), "error: {problem}");
+                }
             }
             error => report(error),
         }

@@ -21,6 +21,7 @@ pub const DELETE_DAYS: u32 = 7 * 365 + 2;
 
 /// At what age something is done with records, in days. Each is more than the one before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_field_names, reason = "names carry their units")]
 pub struct Ages {
     warm_days: u32,
     cold_days: u32,
@@ -33,6 +34,7 @@ pub struct Ages {
     "records cannot be warm after {warm_days} days, cold after {cold_days} and deleted after {delete_days}: each has \
      to be more than the one before"
 )]
+#[expect(clippy::struct_field_names, reason = "names carry their units")]
 pub struct AgesError {
     warm_days: u32,
     cold_days: u32,

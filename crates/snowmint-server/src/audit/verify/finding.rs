@@ -314,7 +314,7 @@ fn as_text<S: Serializer>(slot: &Slot, serializer: S) -> Result<S::Ok, S::Error>
     serializer.collect_str(slot)
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+#[expect(clippy::trivially_copy_pass_by_ref, clippy::ref_option, reason = "serde calls it so")]
 pub(super) fn as_text_or_null<S: Serializer>(slot: &Option<Slot>, serializer: S) -> Result<S::Ok, S::Error> {
     slot.map(|slot| slot.to_string()).serialize(serializer)
 }

@@ -200,7 +200,9 @@ impl Reading {
         if let Some(piece) = self.pieces.last_mut() {
             (piece.last, piece.hash) = (here, Some(hash));
         }
-        finding.into_iter().for_each(|finding| self.findings.add(finding));
+        if let Some(finding) = finding {
+            self.findings.add(finding);
+        }
     }
 
     /// The first record is the first of a chain; any other should not be.
