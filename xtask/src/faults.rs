@@ -21,11 +21,12 @@ pub(crate) fn run(shell: &Shell, options: &Options) -> Result<()> {
     shell.set_var("SNOWMINT_FAULTS_WHOLE", "1");
     step("faults", || {
         if on_path("cargo-nextest").is_some() {
-            let filter = format!("test(/^(fleet|records)::.*{name}/)");
+            let filter = format!("test(/^(archive|fleet|records)::.*{name}/)");
             Ok(cmd!(shell, "cargo nextest run --release -p snowmint-server --test faults --locked --no-fail-fast --no-capture -E {filter}").run()?)
         } else {
-            let (fleet, records) = (format!("fleet::{name}"), format!("records::{name}"));
-            Ok(cmd!(shell, "cargo test --release -p snowmint-server --test faults --locked --no-fail-fast -- --nocapture --test-threads 1 {fleet} {records}").run()?)
+            let [archive, fleet, records] =
+                ["archive", "fleet", "records"].map(|module| format!("{module}::{name}"));
+            Ok(cmd!(shell, "cargo test --release -p snowmint-server --test faults --locked --no-fail-fast -- --nocapture --test-threads 1 {archive} {fleet} {records}").run()?)
         }
     })
 }

@@ -35,8 +35,9 @@ const ARCHIVE_DIRECTORY: &str = "archive";
 pub(crate) const NAME_BYTES_MAX: usize = 253;
 
 /// What a number may be, for every key that is one.
-const RANGES: [(&str, RangeInclusive<u64>); 21] = [
+const RANGES: [(&str, RangeInclusive<u64>); 22] = [
     ("audit.max_bytes", 16 << 20..=1 << 50),
+    ("audit.object_bytes", 64 << 10..=1 << 30),
     ("audit.spool_max_bytes", 16 << 20..=1 << 50),
     ("clock.idle_days_max", 1..=36_500),
     ("clock.leap_confirm_s", 1..=86_400),
@@ -157,6 +158,8 @@ pub struct Audit {
     pub hash_key_file: Option<PathBuf>,
     /// How large the directory below `data_dir` may get; the oldest objects go first.
     pub max_bytes: u64,
+    /// When an object has enough records, before they are compressed.
+    pub object_bytes: u64,
     /// How much waits for a place that is away; past it, the journal keeps what follows.
     pub spool_max_bytes: u64,
 }
@@ -334,6 +337,7 @@ impl Default for Audit {
             user_agent: Personal::Keep,
             hash_key_file: None,
             max_bytes: 10 << 30,
+            object_bytes: 64 << 20,
             spool_max_bytes: 1 << 30,
         }
     }

@@ -136,8 +136,8 @@ fn store(config: &Config, layout: Layout, privacy: Privacy) -> Result<Store, Ser
 }
 
 fn archive_settings(config: &Config, layout: Layout, privacy: Privacy) -> ArchiveSettings {
-    let config::Audit { max_bytes, spool_max_bytes, .. } = config.audit;
+    let config::Audit { max_bytes, spool_max_bytes, object_bytes, .. } = config.audit;
     // What somebody put elsewhere is theirs to keep small.
     let bytes_max = config.audit.url.is_none().then_some(max_bytes);
-    ArchiveSettings { layout, privacy, spool_bytes_max: spool_max_bytes, bytes_max }
+    ArchiveSettings { layout, privacy, spool_bytes_max: spool_max_bytes, object_bytes, bytes_max }
 }

@@ -121,7 +121,9 @@ impl Archive {
             let path = self.path(*key);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             let mut packed = GzEncoder::new(fs::File::create(path).unwrap(), Compression::fast());
-            lines.iter().for_each(|line| writeln!(packed, "{line}").unwrap());
+            for line in lines {
+                writeln!(packed, "{line}").unwrap();
+            }
             packed.finish().unwrap();
         }
     }

@@ -9,6 +9,7 @@ mod checker;
 mod load;
 mod process;
 
+mod archive;
 mod clock;
 mod control;
 mod crash;

@@ -13,6 +13,8 @@ mod file;
 mod space;
 mod spool;
 mod state;
+#[cfg(test)]
+mod tests;
 mod told;
 mod upload;
 
@@ -32,20 +34,17 @@ use crate::background;
 use crate::metrics::Metrics;
 use crate::objects::Objects;
 use crate::privacy::Privacy;
-use spool::Spool;
+use spool::{Limits, Spool};
 use told::Teller;
 
 pub use spool::SpoolError;
-pub use upload::{BACKOFF_MS_MAX, LAST_MS_MAX, Uploader};
+pub use upload::{BACKOFF_MS_MAX, LAST_MS_MAX, REQUEST_MS_MAX, Uploader};
 
 /// The sink's name.
 pub const NAME: &str = "archive";
 
 /// Where the spool is, in the journal's directory.
 const SPOOL: &str = "archive";
-
-/// When an object's records are enough, in bytes before they are compressed, which makes a fifth of them.
-pub const FILE_BYTES_MAX: u64 = 64 << 20;
 
 /// How long records of an hour are waited for that is over, in milliseconds: as long as none has come for so long.
 pub const GRACE_MS: u64 = 60_000;
@@ -62,6 +61,8 @@ pub struct ArchiveSettings {
     pub privacy: Privacy,
     /// How much may wait on the local disk, in bytes. One batch more may be there.
     pub spool_bytes_max: u64,
+    /// When an object has enough records, in bytes before they are compressed, which makes a fifth of them.
+    pub object_bytes: u64,
     /// How large the archive may get, in bytes, where it is a directory that nobody else looks after.
     pub bytes_max: Option<u64>,
 }
@@ -171,21 +172,14 @@ pub fn open(
         last_error: None,
     };
     let state = Arc::new(ArchiveState { status: StdMutex::new(status), metrics });
-    let ArchiveSettings { layout, privacy, spool_bytes_max, bytes_max } = settings;
-    let teller = Teller { layout, privacy };
+    let ArchiveSettings { layout, privacy, spool_bytes_max, object_bytes, bytes_max } = settings;
+    let (teller, limits) = (Teller { layout, privacy }, Limits { spool_bytes_max, object_bytes });
     let directory = journal_directory.join(SPOOL);
-    let spool = Spool::new(directory, journal, teller, spool_bytes_max, Arc::clone(&state));
+    let spool = Spool::new(directory, journal, teller, limits, Arc::clone(&state));
     let spool = Shared(Arc::new(Mutex::new(spool)));
     let full = Arc::new(Notify::new());
     let sink = ArchiveSink { spool: spool.clone(), full: Arc::clone(&full) };
     (sink, Uploader::new(spool, objects, bytes_max, full, state))
-}
-
-impl ArchiveSink {
-    /// Fills objects up to so many bytes, instead of [`FILE_BYTES_MAX`].
-    pub async fn file_bytes_max(&self, bytes: u64) {
-        self.spool.0.lock().await.file_bytes_max(bytes);
-    }
 }
 
 #[async_trait]

@@ -24,7 +24,7 @@ use uuid::Uuid;
 use super::file::{self, LINES, Name, SEALED, UNFINISHED};
 use super::state::{End, State};
 use super::told::Teller;
-use super::{ArchiveState, FILE_BYTES_MAX, GRACE_MS};
+use super::{ArchiveState, GRACE_MS};
 use crate::archive::{Hash, Hour, Link, ObjectKey, Record};
 use crate::files;
 use crate::sink::Batch;
@@ -60,14 +60,21 @@ pub(super) struct Spool {
     directory: PathBuf,
     journal: Uuid,
     teller: Teller,
-    bytes_max: u64,
-    /// When a file is full, in bytes.
-    file_bytes_max: u64,
+    limits: Limits,
     state: Arc<ArchiveState>,
     /// Nothing where what is on the disk has to be looked at first.
     opened: Option<Opened>,
     /// Files that a failed write may have made longer, each with how long it is to be.
     cuts: Vec<(PathBuf, u64)>,
+}
+
+/// What is enough.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    /// Of all files, in bytes: from then on nothing is taken.
+    pub(super) spool_bytes_max: u64,
+    /// Of one file's lines, in bytes.
+    pub(super) object_bytes: u64,
 }
 
 struct Opened {
@@ -105,39 +112,22 @@ impl Spool {
         directory: PathBuf,
         journal: Uuid,
         teller: Teller,
-        bytes_max: u64,
+        limits: Limits,
         state: Arc<ArchiveState>,
     ) -> Self {
-        Self {
-            directory,
-            journal,
-            teller,
-            bytes_max,
-            file_bytes_max: FILE_BYTES_MAX,
-            state,
-            opened: None,
-            cuts: Vec::new(),
-        }
-    }
-
-    pub(super) fn file_bytes_max(&mut self, bytes: u64) {
-        self.file_bytes_max = bytes;
+        Self { directory, journal, teller, limits, state, opened: None, cuts: Vec::new() }
     }
 
     /// Keeps the records of a batch, durably: those that were not kept before. Says whether a file is full.
     pub(super) fn append(&mut self, batch: &Batch) -> Result<bool, SpoolError> {
         self.look()?;
         let opened = self.opened.as_mut().expect("it was looked at");
-        if opened.bytes >= self.bytes_max {
-            return Err(SpoolError::Full { bytes: opened.bytes, max_bytes: self.bytes_max });
+        let Limits { spool_bytes_max: max_bytes, object_bytes } = self.limits;
+        if opened.bytes >= max_bytes {
+            return Err(SpoolError::Full { bytes: opened.bytes, max_bytes });
         }
-        let mut append = Append {
-            directory: &self.directory,
-            opened,
-            cuts: &mut self.cuts,
-            file_bytes_max: self.file_bytes_max,
-            full: false,
-        };
+        let mut append =
+            Append { directory: &self.directory, opened, cuts: &mut self.cuts, object_bytes, full: false };
         match append.batch(batch, &self.teller) {
             Ok(full) => {
                 self.cuts.clear();
@@ -277,14 +267,11 @@ impl Opened {
         // The last lines of a chain first: it goes on there.
         for name in file::list(directory, LINES)?.0.into_iter().rev() {
             let (path, ours) = (directory.join(name.with(LINES)), name.journal == journal);
-            if ours && chains.contains_key(&name.slot) && name.first > state.chain(name.slot).end.sequence {
-                continue;
-            }
             let sealed = ours && name.first <= state.chain(name.slot).end.sequence;
             let file = File::options().read(true).write(true).open(&path)?;
             match if sealed { None } else { file::repair(&file, name)? } {
                 None => file::remove(&path)?,
-                Some((end, bytes)) if ours => {
+                Some((end, bytes)) if ours && !chains.contains_key(&name.slot) => {
                     let file = Growing { name, file, bytes, buffer: Vec::new(), touched: Instant::now() };
                     chains.insert(name.slot, Chain { end, file: Some(file) });
                 }
@@ -311,7 +298,7 @@ struct Append<'a> {
     directory: &'a Path,
     opened: &'a mut Opened,
     cuts: &'a mut Vec<(PathBuf, u64)>,
-    file_bytes_max: u64,
+    object_bytes: u64,
     full: bool,
 }
 
@@ -351,7 +338,7 @@ impl Append<'_> {
         serde_json::to_writer(&mut file.buffer, &record)?;
         chain.end = End { sequence, hash: Hash::of(&file.buffer[start..]), event: Some(number) };
         file.buffer.push(b'\n');
-        if file.bytes + file.buffer.len() as u64 >= self.file_bytes_max {
+        if file.bytes + file.buffer.len() as u64 >= self.object_bytes {
             return self.finish(slot);
         }
         if file.buffer.len() >= WRITE_BYTES { self.write(slot) } else { Ok(()) }

@@ -21,7 +21,7 @@ use crate::objects::{Kind, Objects};
 const CHECK_MS: u64 = 10_000;
 
 /// How long a request of the archive may take, in milliseconds, tries of its client included.
-const REQUEST_MS_MAX: u64 = 60_000;
+pub const REQUEST_MS_MAX: u64 = 60_000;
 
 /// The pause before an upload is tried again, in milliseconds: doubled each time, up to the longest.
 const BACKOFF_MS_MIN: u64 = 500;
@@ -43,6 +43,7 @@ pub struct Uploader {
     bytes_max: Option<u64>,
     full: Arc<Notify>,
     state: Arc<ArchiveState>,
+    request_ms_max: u64,
 }
 
 /// What became of a put.
@@ -61,7 +62,14 @@ impl Uploader {
         full: Arc<Notify>,
         state: Arc<ArchiveState>,
     ) -> Self {
-        Self { spool, objects, bytes_max, full, state }
+        Self { spool, objects, bytes_max, full, state, request_ms_max: REQUEST_MS_MAX }
+    }
+
+    /// Gives up on a request of the archive after so long, instead of [`REQUEST_MS_MAX`].
+    #[must_use]
+    pub fn request_ms_max(mut self, ms: u64) -> Self {
+        self.request_ms_max = ms;
+        self
     }
 
     /// How the archive is.
@@ -121,8 +129,8 @@ impl Uploader {
     async fn upload(&self, mut upload: Upload) -> Result<(), String> {
         for _ in 0..NAMES_MAX {
             let key = upload.key;
-            let put = timeout(Duration::from_millis(REQUEST_MS_MAX), self.put(&upload)).await;
-            let put = put.map_err(|_| format!("{key}: no answer within {REQUEST_MS_MAX} ms"))?;
+            let put = timeout(Duration::from_millis(self.request_ms_max), self.put(&upload)).await;
+            let put = put.map_err(|_| format!("{key}: no answer within {} ms", self.request_ms_max))?;
             match put.map_err(|error| format!("{key}: {error}"))? {
                 Put::Done => {
                     let name = upload.name;

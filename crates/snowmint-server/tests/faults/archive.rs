@@ -1,0 +1,219 @@
+//! What was issued is in the audit archive, once, whatever is done to the node, the archive, and the disk.
+//!
+//! Each scenario has two sizes, as those of `fleet` have.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use snowmint_server::archive::Record;
+use snowmint_server::config::S3;
+use snowmint_server::objects::Objects;
+use tempfile::TempDir;
+use tokio::time::sleep;
+
+use crate::disk::{limit_files, serve_on_small_disk};
+use crate::fleet::{Loaded, eventually, figure, size};
+use crate::load::{Journal, Load};
+use crate::process::{Node, Serve, until};
+use place::Place;
+use read::{assert_whole, read};
+
+#[allow(dead_code, reason = "the archive's own tests use more of it")]
+#[path = "../archive/place.rs"]
+mod place;
+#[path = "../archive/read.rs"]
+mod read;
+
+const CLIENTS: u32 = 2;
+
+/// Answers between two kills, at least.
+const ANSWERS_A_LIFE: usize = 300;
+
+/// The backlog, and the longest pause between two tries.
+const SETTLED: Duration = Duration::from_mins(3);
+
+/// A node whose archive is there, with objects of some hundreds of records.
+fn serve(data_dir: &Path, place: &Place) -> Serve {
+    let mut serve = Serve::new(data_dir)
+        .set("audit.url", &place.url("audit"))
+        .set("audit.object_bytes", "65536")
+        .set("journal.durability", "strict");
+    let S3 { endpoint, region, access_key_id, secret_access_key_file, .. } = place.s3_access(None);
+    let secret = secret_access_key_file.map(|file| file.display().to_string());
+    for (key, value) in [
+        ("s3.endpoint", endpoint),
+        ("s3.region", region),
+        ("s3.access_key_id", access_key_id),
+        ("s3.secret_access_key_file", secret),
+    ] {
+        if let Some(value) = value {
+            serve = serve.set(key, &value);
+        }
+    }
+    serve
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn directory_has_every_id_through_kills() {
+    kills(&Place::directory(), size(5, 100)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_has_every_id_through_kills() {
+    kills(&Place::s3().await, size(5, 100)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hdfs_has_every_id_through_kills() {
+    kills(&Place::hdfs().await, size(5, 100)).await;
+}
+
+/// Strict: what was acknowledged is in the archive once, through kill -9 of the node.
+async fn kills(place: &Place, kills: usize) {
+    let directory = TempDir::new().unwrap();
+    let mut loaded = Loaded::start(serve(directory.path(), place), "node", CLIENTS).await;
+    for kill in 0..kills {
+        loaded.load.receive(ANSWERS_A_LIFE + (kill * 37) % 500).await;
+        loaded.kill_and_restart(serve(directory.path(), place)).await;
+    }
+    loaded.load.receive(ANSWERS_A_LIFE).await;
+    let journal = settled(loaded, directory.path(), || serve(directory.path(), place)).await;
+    assert_eq!(journal.failures, []);
+    let (received, objects) = assert_has_once(&place.objects("audit"), &journal).await;
+    figure("archive", format!("{kills} kills, {received} IDs received, each once in {objects} objects"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_away_costs_no_request_and_no_record() {
+    away(&Place::s3().await, "gone").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_hung_costs_no_request_and_no_record() {
+    away(&Place::s3().await, "hung").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hdfs_away_costs_no_request_and_no_record() {
+    away(&Place::hdfs().await, "gone").await;
+}
+
+async fn away(place: &Place, how: &str) {
+    let length = size(Duration::from_secs(10), Duration::from_mins(5));
+    let directory = TempDir::new().unwrap();
+    let loaded = Loaded::start(serve(directory.path(), place), "node", CLIENTS).await;
+    loaded.load.receive(ANSWERS_A_LIFE).await;
+    let begun = Instant::now();
+    if how == "gone" {
+        place.kill("audit");
+    } else {
+        place.pause();
+    }
+    let mut waited = 0;
+    while begun.elapsed() < length {
+        sleep(Duration::from_millis(100)).await;
+        waited = waited.max(waiting_bytes(loaded.node()).await);
+    }
+    if how == "gone" {
+        place.restart("audit").await;
+    } else {
+        place.resume();
+    }
+    loaded.load.receive(ANSWERS_A_LIFE).await;
+    let journal = settled(loaded, directory.path(), || serve(directory.path(), place)).await;
+    journal.assert_no_failure();
+    let (received, objects) = assert_has_once(&place.objects("audit"), &journal).await;
+    let longest = journal.took.iter().max().unwrap();
+    figure(
+        "archive",
+        format!(
+            "{how} for {length:?}: {waited} bytes waited, {received} IDs received, each once in {objects} objects, the longest answer took {longest:?}"
+        ),
+    );
+}
+
+/// `audit.required`, without room: requests are refused, and get IDs again by themselves; `/readyz` says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn required_refuses_what_cannot_be_written_down() {
+    let (directory, place) = (TempDir::new().unwrap(), Place::directory());
+    let node = serve_on_small_disk(&directory, "")
+        .set("lease.window_ms", "120000")
+        .set("audit.url", &place.url("audit"))
+        .set("audit.required", "true")
+        .start()
+        .await;
+    let load = Load::on(node.address(), CLIENTS);
+    load.receive(ANSWERS_A_LIFE).await;
+    assert_eq!(node.get("/readyz").await.status, 200);
+    limit_files(&node, Some(0));
+    until(|| async { load.look(|journal| journal.failures.len() > 100) }, "refusals").await;
+    let refusal = node.get("/api/v1/id").await;
+    assert!(refusal.status == 503 && refusal.body.contains("AUDIT_UNAVAILABLE"), "{}", refusal.body);
+    let unready = node.get("/readyz").await;
+    assert!(unready.status == 503 && unready.body.contains("audit.required"), "{}", unready.body);
+    limit_files(&node, None);
+    until(|| async { node.get("/readyz").await.status == 200 }, "it is ready").await;
+    load.receive(ANSWERS_A_LIFE).await;
+    let loaded = Loaded { name: "node".to_owned(), node: Some(node), load };
+    let url = place.url("audit");
+    let journal =
+        settled(loaded, directory.path(), || Serve::new(directory.path()).set("audit.url", &url)).await;
+    for failure in &journal.failures {
+        assert_eq!((failure.status, failure.code.as_str()), (503, "AUDIT_UNAVAILABLE"), "{failure:?}");
+    }
+    let (received, _) = assert_has_once(&place.objects("audit"), &journal).await;
+    figure(
+        "archive",
+        format!("required, disk full: {} refused, {received} IDs received", journal.failures.len()),
+    );
+}
+
+/// Ends the load, and the node, again and again until all that it wrote down is in the archive.
+async fn settled(loaded: Loaded, data_dir: &Path, serve: impl Fn() -> Serve) -> Journal {
+    let journal = loaded.load.finish().await;
+    let mut node = loaded.node.expect("it runs");
+    let begun = Instant::now();
+    loop {
+        eventually(SETTLED, "the spool has it", async || lag(&node).await == 0).await;
+        node.stop().await;
+        // All but the state is gone.
+        if std::fs::read_dir(data_dir.join("journal/archive")).unwrap().count() == 1 {
+            break;
+        }
+        assert!(begun.elapsed() < SETTLED, "it is not uploaded");
+        node = serve().start().await;
+    }
+    journal.assert_increasing();
+    journal
+}
+
+async fn lag(node: &Node) -> u64 {
+    let health = node.get_json("/api/v1/health").await;
+    let sinks = health["sinks"].as_array().unwrap();
+    sinks.iter().find(|sink| sink["name"] == "archive").unwrap()["lag_events"].as_u64().unwrap()
+}
+
+async fn waiting_bytes(node: &Node) -> u64 {
+    node.get_json("/api/v1/health").await["archive"]["waiting_bytes"].as_u64().unwrap()
+}
+
+/// Everything that was received is there, and nothing twice: how many IDs that are, and in how many objects.
+async fn assert_has_once(objects: &Objects, journal: &Journal) -> (u64, usize) {
+    let lines = read(objects).await;
+    assert_whole(&lines);
+    let mut runs = BTreeMap::new();
+    for line in lines.values().flatten() {
+        let record: Record<'_> = serde_json::from_str(line).unwrap();
+        for ids in record.ids() {
+            assert_eq!(runs.insert(ids.first.get(), u64::from(ids.count)), None, "{line}");
+        }
+    }
+    let ends: Vec<_> = runs.iter().map(|(first, count)| (*first, first + count)).collect();
+    assert!(ends.is_sorted_by(|(_, end), (next, _)| end <= next), "an ID is there twice");
+    for receipt in &journal.receipts {
+        let run = runs.range(..=receipt.first).next_back();
+        assert!(run.is_some_and(|(first, count)| receipt.last() < first + count), "missing: {receipt:?}");
+    }
+    (journal.receipts.iter().map(|receipt| receipt.count).sum(), lines.len())
+}
