@@ -4,7 +4,13 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use test_servers::RadosGw;
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
+use snowmint_server::audit::verify::verify;
+use snowmint_server::config::S3;
+use snowmint_server::objects::Objects;
+use test_servers::{Hdfs, RadosGw};
+use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 
 use crate::archive::{Archive, SLOT, key, options};
@@ -63,6 +69,34 @@ fn a_directory_moves_and_deletes_by_age_and_stays_proven() {
     let (code, _, err) =
         lifecycle(&["apply", "--archive", "gs://bucket"], &[("GOOGLE_SKIP_SIGNATURE", "true")]);
     assert!(code == 1 && err.contains("rules of its own"), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hdfs_moves_and_deletes_by_age_and_stays_proven() {
+    let server = Hdfs::start().await;
+    let url = format!("{}/audit", server.url());
+    let objects = Objects::open(&url.parse().unwrap(), &S3::default()).unwrap();
+    let (archive, _) = Archive::three_hours();
+    archive.write();
+    for key in archive.objects.keys() {
+        let bytes = fs::read(archive.path(*key)).unwrap();
+        objects.store.put(&Path::from(key.to_string()), bytes.into()).await.unwrap();
+    }
+    let proven = || {
+        let (runtime, objects) = (Handle::current(), objects.clone());
+        tokio::task::spawn_blocking(move || verify(&runtime, &objects, &options(), &mut |_| {}).unwrap())
+    };
+    let run = |days: &[&str]| lifecycle(&[&["apply", "--archive", &url], days].concat(), &[]).1;
+    assert_eq!(
+        run(&["--warm-days", "1", "--cold-days", "36500", "--delete-days", "36501"]),
+        "moved to warm/: 4 objects\n"
+    );
+    assert_eq!(run(&["--warm-days", "1", "--cold-days", "2"]), "moved to cold/: 4 objects\n");
+    assert_eq!(run(&["--warm-days", "1", "--cold-days", "2"]), "nothing to do\n");
+    let report = proven().await.unwrap();
+    assert!(report.proven && report.objects == 4, "{:?}", report.findings);
+    assert_eq!(run(&["--warm-days", "1", "--cold-days", "2", "--delete-days", "3"]), "deleted: 4 objects\n");
+    assert_eq!(proven().await.unwrap().objects, 0);
 }
 
 #[tokio::test]
