@@ -66,6 +66,10 @@ pub(crate) fn run(shell: &Shell, options: &Options) -> Result<()> {
     compare("single IDs, requests/s", rate(&recorded), rate(&silent), "at least 0.85");
     compare("single IDs, processor us per request", cost_us(&recorded), cost_us(&silent), "");
     compare("single IDs, p99 us", p99_us(&recorded), p99_us(&silent), "");
+    let (archived, unarchived) = bench.archived()?;
+    println!("\n{:<44}{:>12}{:>12}{:>8}  wanted", "", "archive on", "off", "ratio");
+    compare("single IDs, requests/s", rate(&archived), rate(&unarchived), "at least 0.8");
+    compare("single IDs, processor us per request", cost_us(&archived), cost_us(&unarchived), "");
     Ok(())
 }
 
@@ -75,7 +79,7 @@ struct Bench<'a> {
     snowmint: PathBuf,
     /// Writes nothing down.
     ours: Server,
-    /// As it is by default: with a journal, and the metrics store behind it.
+    /// As it is by default: with a journal, and the metrics store and the archive behind it.
     recorded: Server,
     bare: Server,
     clock_ticks_hz: u64,
@@ -96,8 +100,8 @@ impl<'a> Bench<'a> {
         let programs = target_dir(shell)?.join("dist");
         let snowmint = programs.join("snowmint");
         let data_dirs = [TempDir::new()?, TempDir::new()?];
-        let ours = start_snowmint(&snowmint, data_dirs[0].path(), "off")?;
-        let recorded = start_snowmint(&snowmint, data_dirs[1].path(), "relaxed")?;
+        let ours = start_snowmint(&snowmint, data_dirs[0].path(), "off", &[])?;
+        let recorded = start_snowmint(&snowmint, data_dirs[1].path(), "relaxed", &[])?;
         let bare = start_bare(&programs.join("examples/bare_hyper"), &ours)?;
         let clock_ticks_hz = cmd!(shell, "getconf CLK_TCK").quiet().read()?.parse()?;
         Ok(Self { shell, options, snowmint, ours, recorded, bare, clock_ticks_hz, _data_dirs: data_dirs })
@@ -116,6 +120,27 @@ impl<'a> Bench<'a> {
             Ok(())
         })?;
         Ok((ones, others))
+    }
+
+    /// Single IDs from a node with its archive and from one without, both as they are by default otherwise. Each run
+    /// has a node of its own: what one has yet to write would take its time from the next.
+    fn archived(&self) -> Result<(Vec<Run>, Vec<Run>)> {
+        let (mut with, mut without) = (Vec::new(), Vec::new());
+        let run = |archive: &[(&str, &str)]| {
+            let data_dir = TempDir::new()?;
+            self.single_ids(&start_snowmint(&self.snowmint, data_dir.path(), "relaxed", archive)?, &[])
+        };
+        let off = [("SNOWMINT_AUDIT__URL", "off")];
+        step("archive", || {
+            for _ in 0..self.options.rounds {
+                with.push(run(&[])?);
+                without.push(run(&off)?);
+                without.push(run(&off)?);
+                with.push(run(&[])?);
+            }
+            Ok(())
+        })?;
+        Ok((with, without))
     }
 
     /// The processor share, in percent of a core, of both at so many requests a second.
@@ -191,17 +216,18 @@ impl<'a> Bench<'a> {
     }
 }
 
-fn start_snowmint(program: &Path, data_dir: &Path, journal: &str) -> Result<Server> {
+fn start_snowmint(program: &Path, data_dir: &Path, journal: &str, more: &[(&str, &str)]) -> Result<Server> {
     let address = free_address()?;
     let mut command = pin(SERVER_CORE)?;
     command.extend([program.display().to_string(), "serve".into()]);
     command.extend(["--data-dir".into(), data_dir.display().to_string()]);
     let listen = address.to_string();
-    let environment = [
+    let mut environment = vec![
         ("SNOWMINT_HTTP__LISTEN", listen.as_str()),
         ("SNOWMINT_GRPC__LISTEN", ""),
         ("SNOWMINT_JOURNAL__DURABILITY", journal),
     ];
+    environment.extend(more);
     Server::start(&command, &environment, address, ID_PATH)
 }
 

@@ -11,6 +11,11 @@ mod read;
 /// How long anything that has to happen is waited for, in milliseconds.
 const PATIENCE_MS: u64 = 60_000;
 
+/// Whether all that a journal's records were is in the archive: what is left is what is remembered of them.
+fn spool_is_empty(journal: &std::path::Path) -> bool {
+    std::fs::read_dir(journal.join("archive")).unwrap().all(|entry| entry.unwrap().file_name() == "state")
+}
+
 async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let held = async {
         while !holds().await {

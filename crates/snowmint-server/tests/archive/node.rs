@@ -92,7 +92,7 @@ impl Node {
         for _ in 0..STOPS_MAX {
             self.stop.cancel();
             self.uploads.await.unwrap();
-            if self.state.status().waiting_bytes == 0 {
+            if super::spool_is_empty(&self.directory) {
                 return;
             }
             self = Self::start(&self.directory, self.journal, self.next, self.objects.clone());

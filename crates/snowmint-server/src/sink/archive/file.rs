@@ -83,7 +83,7 @@ pub(super) fn list(directory: &Path, kind: &str) -> io::Result<(Vec<Name>, u64)>
 }
 
 /// Cuts off what is no whole record at the end of a file, and says where its chain stands and how long it is;
-/// `None` where it has no record. From then on, what is there stays.
+/// `None` where it has no record.
 pub(super) fn repair(file: &File, name: Name) -> io::Result<Option<(End, u64)>> {
     let whole = file.metadata()?.len();
     let mut end = whole;
@@ -102,9 +102,8 @@ pub(super) fn repair(file: &File, name: Name) -> io::Result<Option<(End, u64)>> 
     if bytes < whole {
         tracing::warn!("the last {} bytes of {name} are no whole record, and are cut off", whole - bytes);
         file.set_len(bytes)?;
+        file.sync_all()?;
     }
-    // What only the process wrote may not be on disk yet, and is about to be counted on.
-    file.sync_all()?;
     Ok(found)
 }
 

@@ -34,10 +34,9 @@ use crate::background;
 use crate::metrics::Metrics;
 use crate::objects::Objects;
 use crate::privacy::Privacy;
-use spool::{Limits, Spool};
+use spool::{Limits, Spool, SpoolError};
 use told::Teller;
 
-pub use spool::SpoolError;
 pub use upload::{BACKOFF_MS_MAX, LAST_MS_MAX, REQUEST_MS_MAX, Uploader};
 
 /// The sink's name.

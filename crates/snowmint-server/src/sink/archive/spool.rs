@@ -34,7 +34,7 @@ const WRITE_BYTES: usize = 1 << 20;
 
 /// Why records cannot be kept, or not be brought on their way.
 #[derive(Debug, thiserror::Error)]
-pub enum SpoolError {
+pub(super) enum SpoolError {
     /// A file cannot be used.
     #[error("the archive's spool {}: {source}", directory.display())]
     File {
@@ -272,6 +272,9 @@ impl Opened {
             match if sealed { None } else { file::repair(&file, name)? } {
                 None => file::remove(&path)?,
                 Some((end, bytes)) if ours && !chains.contains_key(&name.slot) => {
+                    // What only the process wrote may not be on disk yet, and is about to be counted on. Those before
+                    // were synced before this was begun.
+                    file.sync_all()?;
                     let file = Growing { name, file, bytes, buffer: Vec::new(), touched: Instant::now() };
                     chains.insert(name.slot, Chain { end, file: Some(file) });
                 }

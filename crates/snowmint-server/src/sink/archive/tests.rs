@@ -23,7 +23,7 @@ use crate::metrics::Metrics;
 use crate::privacy::Privacy;
 use crate::sink::Batch;
 
-const HISTORIES: u64 = 100;
+const HISTORIES: u64 = 40;
 const STEPS: u64 = 60;
 const HOUR_MS: u64 = 3_600_000;
 const START_MS: u64 = 1_704_308_400_000;
@@ -226,11 +226,11 @@ fn every_record_is_in_the_archive_once_wherever_a_crash_comes() {
         let mut world = World::new(seed, directory.path());
         (0..STEPS).for_each(|_| world.step());
         let events = world.events.clone();
-        let (archive, crashed) = world.finish();
-        crashes += crashed;
+        let (archive, in_this) = world.finish();
+        crashes += in_this;
         assert_whole(&archive, &events, seed);
     }
-    assert!(crashes > 1_000, "{crashes}");
+    assert!(crashes > 400, "{crashes}");
 }
 
 /// Each object is one piece of one chain, all of them are whole chains, and they tell of every event.

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::spool::Upload;
+use super::spool::{Spool, Upload};
 use super::{ArchiveState, NAME, NICENESS, Shared, space};
 use crate::archive::ObjectKey;
 use crate::background;
@@ -120,7 +120,7 @@ impl Uploader {
             let now_ms = u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0);
             // What waits takes a fifth of the room when it is sealed, so that this comes first.
             while self.spool.with(move |spool| spool.seal(now_ms, end)).await? {}
-            let Some(upload) = self.spool.with(|spool| spool.next_upload()).await? else { return Ok(()) };
+            let Some(upload) = self.spool.with(Spool::next_upload).await? else { return Ok(()) };
             self.upload(upload).await?;
             self.keep_within().await;
         }
