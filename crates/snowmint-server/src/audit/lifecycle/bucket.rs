@@ -117,7 +117,7 @@ async fn ask(s3: &S3, method: &str, body: String) -> Result<String, String> {
     let uri = format!("{}/{}?lifecycle", s3.endpoint, s3.bucket);
     *request.uri_mut() = uri.parse().map_err(|error| format!("{uri}: {error}"))?;
     if method == "PUT" {
-        // Wanted by all of them; newer checksums are not by some.
+        // Amazon wants a checksum; this is the oldest, which is known to whatever speaks like it.
         request.headers_mut().insert("content-md5", md5.parse().expect("it is text"));
     }
     let signer = AwsAuthorizer::new(&credential, "s3", &s3.region);
