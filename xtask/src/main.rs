@@ -55,6 +55,7 @@ fn run(task: &Task) -> Result<()> {
         Task::Test => test::run(&shell),
         Task::Faults(options) => faults::run(&shell, options),
         Task::Lint(options) => lint::run(&shell, options),
+        Task::Bench(bench::Bench::Audit(options)) => bench::audit::run(&shell, options),
         Task::Bench(bench::Bench::Core) => bench::core::run(&shell),
         Task::Bench(bench::Bench::Http(options)) => bench::http::run(&shell, options),
     }

@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod archive;
+pub mod audit;
 mod background;
 pub mod backup;
 pub mod cli;

@@ -255,7 +255,7 @@ fn p99_us(runs: &[Run]) -> f64 {
     median(runs.iter().map(|run| run.p99_us))
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+pub(super) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut sorted: Vec<f64> = values.collect();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;
@@ -267,14 +267,14 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "figures for people")]
-fn to_f64(value: u64) -> f64 {
+pub(super) fn to_f64(value: u64) -> f64 {
     value as f64
 }
 
-fn compare(name: &str, ours: f64, bare: f64, wanted: &str) {
+pub(super) fn compare(name: &str, ours: f64, bare: f64, wanted: &str) {
     println!("{name:<44}{ours:>12.1}{bare:>12.1}{:>8.2}  {wanted}", ours / bare);
 }
 
-fn show(name: &str, ours: f64, wanted: &str) {
+pub(super) fn show(name: &str, ours: f64, wanted: &str) {
     println!("{name:<44}{ours:>12.1}{:>20}  {wanted}", "");
 }

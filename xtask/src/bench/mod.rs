@@ -1,5 +1,6 @@
 //! `cargo xtask bench`.
 
+pub(crate) mod audit;
 pub(crate) mod core;
 pub(crate) mod http;
 mod http_server;
@@ -10,6 +11,8 @@ use xshell::{Shell, cmd};
 /// What is measured.
 #[derive(clap::Subcommand)]
 pub(crate) enum Bench {
+    /// The proof of a month of the audit archive, beside `zcat | wc -l`.
+    Audit(audit::Options),
     /// The generator: what an ID costs beside `ferroid`'s, and how near it comes to the format's limit.
     Core,
     /// The server, beside a bare hyper server that returns a constant.

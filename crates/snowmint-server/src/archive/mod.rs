@@ -9,6 +9,7 @@ mod record;
 
 pub(crate) use key::slot_name;
 pub use key::{Hour, KeyError, ObjectKey};
+pub(crate) use record::iso;
 pub use record::{
     Components, EventType, Failure, Hash, Link, Performance, Range, Record, RequestMetadata, SlotTurn,
 };

@@ -53,7 +53,7 @@ pub struct Record<'a> {
 }
 
 /// What happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EventType {
     /// A request got one ID.
@@ -249,7 +249,7 @@ fn digits(ascii: &[u8]) -> &str {
 }
 
 /// Unix milliseconds as `2024-01-03T19:30:00.123Z`.
-mod iso {
+pub(crate) mod iso {
     use std::borrow::Cow;
 
     use jiff::Timestamp;
@@ -260,7 +260,7 @@ mod iso {
     use serde::{Deserialize, Deserializer, Serializer};
 
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
-    pub(super) fn serialize<S: Serializer>(at_ms: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(at_ms: &u64, serializer: S) -> Result<S::Ok, S::Error> {
         let at_ms = i64::try_from(*at_ms).map_err(S::Error::custom)?;
         let at = Timestamp::from_millisecond(at_ms).map_err(S::Error::custom)?;
         serializer.serialize_str(super::digits(&written(TimeZone::UTC.to_datetime(at))))
@@ -285,7 +285,7 @@ mod iso {
         text
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
         let text = Cow::<str>::deserialize(deserializer)?;
         let at: Timestamp = text.parse().map_err(D::Error::custom)?;
         u64::try_from(at.as_millisecond()).map_err(D::Error::custom)

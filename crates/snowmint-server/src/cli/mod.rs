@@ -2,6 +2,7 @@
 //!
 //! Results go to standard output, everything else to standard error.
 
+mod audit;
 mod backup;
 mod bench;
 mod cluster;
@@ -26,6 +27,8 @@ use comfy_table::{Table, presets};
 use jiff::Timestamp;
 use snowmint::Format;
 
+use crate::audit::AuditError;
+use crate::audit::lifecycle::AgesError;
 use crate::backup::BackupError;
 use crate::clickhouse::ClickHouseError;
 use crate::config::{ConfigError, Loaded};
@@ -72,6 +75,9 @@ enum Command {
     /// Keep what is in ClickHouse elsewhere too, and put it back
     #[command(subcommand)]
     Backup(backup::Command),
+    /// Prove from the archive that no ID was issued twice, see who got an ID, and say how long records are kept
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// Print what was issued, how fast, and what went wrong: a table and a plot
     Report(report::Arguments),
     /// Load a server, and check every ID received for duplicates
@@ -89,6 +95,7 @@ impl Command {
             Self::Schema(command) => schema::run(&command, out),
             Self::Retention(command) => schema::run_retention(&command, out),
             Self::Backup(command) => backup::run(&command, out),
+            Self::Audit(command) => audit::run(&command, out),
             Self::Report(arguments) => report::run(&arguments, out),
             Self::Bench(arguments) => bench::run(&arguments, out),
         }
@@ -130,6 +137,8 @@ enum CliError {
     #[error(transparent)]
     Backup(#[from] BackupError),
     #[error(transparent)]
+    Audit(AuditError),
+    #[error(transparent)]
     Load(#[from] LoadError),
     #[error("cannot start")]
     Runtime(#[source] io::Error),
@@ -140,6 +149,17 @@ enum CliError {
     NoIds(Vec<parse::NoId>),
     #[error("{count} IDs came more than once, among them {examples:?}")]
     Duplicates { count: u64, examples: Vec<u64> },
+    #[error(transparent)]
+    Ages(#[from] AgesError),
+    #[error("audit.url is off, so there is no archive: say which with --archive URL")]
+    NoArchive,
+    #[error("the archive proves nothing: {findings} findings")]
+    NotProven { findings: u64 },
+    /// Each is told.
+    #[error("some of the archive cannot be read")]
+    Unread(Vec<String>),
+    #[error("there is no such record in the {objects} objects that could have it")]
+    NoRecord { objects: u64 },
     #[error("no request was answered with success")]
     NoAnswer,
 }
@@ -149,6 +169,11 @@ impl CliError {
         match self {
             _ if self.is_unread() => {}
             Self::NoIds(errors) => errors.iter().for_each(|error| report(error)),
+            Self::Unread(problems) => {
+                for problem in problems {
+                    let _ = writeln!(io::stderr(), "error: {problem}");
+                }
+            }
             error => report(error),
         }
     }
@@ -157,6 +182,8 @@ impl CliError {
         match self {
             _ if self.is_unread() => 0,
             Self::Config(_)
+            | Self::Ages(_)
+            | Self::NoArchive
             | Self::ClickHouse(ClickHouseError::NotConfigured | ClickHouseError::UnknownTable { .. })
             | Self::Cluster(
                 ClusterError::UnknownKey { .. } | ClusterError::Immutable { .. } | ClusterError::Value { .. },
@@ -168,6 +195,16 @@ impl CliError {
     /// Whoever read the output has had enough, as in `snowmint id -n 1000000 | head`.
     fn is_unread(&self) -> bool {
         matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
+
+/// Whoever read the output may have had enough here, too.
+impl From<AuditError> for CliError {
+    fn from(error: AuditError) -> Self {
+        match error {
+            AuditError::Output(error) => Self::Output(error),
+            error => Self::Audit(error),
+        }
     }
 }
 

@@ -12,8 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hdfs_native_object_store::HdfsObjectStoreBuilder;
-use object_store::aws::{AmazonS3, AmazonS3Builder, S3ConditionalPut};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
 use object_store::azure::MicrosoftAzureBuilder;
+use object_store::client::{HttpClient, HttpConnector, ReqwestConnector};
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
@@ -33,6 +34,9 @@ const REQUEST_MS_MAX: u64 = 30_000;
 
 /// How often a request is tried again that a store has failed; callers try on, with pauses of their own.
 const RETRIES_MAX: usize = 2;
+
+/// The region of whoever says none.
+const S3_REGION: &str = "us-east-1";
 
 /// A place for objects.
 #[derive(Clone)]
@@ -64,6 +68,12 @@ pub struct S3 {
     pub bucket: String,
     /// Where in it the place is; empty for all of it.
     pub prefix: String,
+    /// Where it speaks HTTP, without a slash at the end.
+    pub endpoint: String,
+    /// Which region requests are signed for.
+    pub region: String,
+    /// What sends requests that [`ObjectStore`] has not.
+    pub http: HttpClient,
 }
 
 /// Why a place cannot be used.
@@ -122,10 +132,8 @@ fn remote(
     let text = |error: object_store::Error| error.to_string();
     Ok(match scheme {
         Scheme::S3 => {
-            let client = Arc::new(bucket(authority, s3)?);
-            let kind =
-                S3 { client: Arc::clone(&client), bucket: authority.to_owned(), prefix: prefix.to_owned() };
-            (client, Kind::S3(kind))
+            let bucket = bucket(authority, prefix, s3)?;
+            (Arc::<AmazonS3>::clone(&bucket.client), Kind::S3(bucket))
         }
         Scheme::Hdfs => {
             let url = format!("hdfs://{authority}");
@@ -145,7 +153,8 @@ fn remote(
     })
 }
 
-fn bucket(bucket: &str, s3: &config::S3) -> Result<AmazonS3, String> {
+fn bucket(bucket: &str, prefix: &str, s3: &config::S3) -> Result<S3, String> {
+    let text = |error: object_store::Error| error.to_string();
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(bucket)
         .with_conditional_put(S3ConditionalPut::ETagMatch)
@@ -166,7 +175,18 @@ fn bucket(bucket: &str, s3: &config::S3) -> Result<AmazonS3, String> {
             options = options.with_root_certificate(authority);
         }
     }
-    builder.with_client_options(options).build().map_err(|error| error.to_string())
+    let region = builder.get_config_value(&AmazonS3ConfigKey::Region);
+    let region = region.unwrap_or_else(|| S3_REGION.to_owned());
+    let endpoint = builder.get_config_value(&AmazonS3ConfigKey::Endpoint);
+    let endpoint = endpoint.unwrap_or_else(|| format!("https://s3.{region}.amazonaws.com"));
+    Ok(S3 {
+        http: ReqwestConnector::default().connect(&options).map_err(text)?,
+        client: Arc::new(builder.with_client_options(options).build().map_err(text)?),
+        bucket: bucket.to_owned(),
+        prefix: prefix.to_owned(),
+        endpoint: endpoint.trim_end_matches('/').to_owned(),
+        region,
+    })
 }
 
 fn authorities(file: &FilePath) -> Result<Vec<Certificate>, String> {
