@@ -58,9 +58,11 @@ pub enum BuildError {
     Server {
         /// What was given.
         server: String,
-        /// What is wrong with it.
-        source: tonic::transport::Error,
     },
+    /// TLS cannot be set up as it was asked for.
+    #[cfg(feature = "tls")]
+    #[error("TLS cannot be set up so")]
+    Tls(#[source] tonic::transport::Error),
     /// A server wants TLS, and the feature is off.
     #[error("{server} needs TLS: build snowmint-client with its feature `tls`")]
     NoTls {
@@ -178,11 +180,14 @@ impl Builder {
     }
 
     fn endpoint(&self, server: &str) -> Result<(String, Endpoint), BuildError> {
-        let failed = |source| BuildError::Server { server: server.to_owned(), source };
-        let endpoint = Endpoint::from_shared(server.to_owned()).map_err(failed)?;
+        let wrong = || BuildError::Server { server: server.to_owned() };
+        let endpoint = Endpoint::from_shared(server.to_owned()).map_err(|_| wrong())?;
+        if !matches!(endpoint.uri().scheme_str(), Some("http" | "https")) {
+            return Err(wrong());
+        }
         let endpoint = endpoint
             .user_agent(concat!("snowmint-client/", env!("CARGO_PKG_VERSION")))
-            .map_err(failed)?
+            .expect("it is plain text")
             .connect_timeout(self.settings.attempt_timeout)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE)
@@ -197,7 +202,7 @@ impl Builder {
                 .tls
                 .clone()
                 .unwrap_or_else(|| tonic::transport::ClientTlsConfig::new().with_native_roots());
-            endpoint.tls_config(tls).map_err(failed)?
+            endpoint.tls_config(tls).map_err(BuildError::Tls)?
         } else {
             endpoint
         };

@@ -168,7 +168,13 @@ impl Shared {
     fn gather(&self, wanted: u32, gathered: &mut Vec<Taken>) -> Option<()> {
         let now_ns = clock::now_ns();
         // What was gathered before others were waited for may have grown old by now.
-        gathered.retain(|taken| !self.store.is_expired(taken.leased_ns, now_ns));
+        let mut expired = 0;
+        gathered.retain(|taken| {
+            let old = self.store.is_expired(taken.leased_ns, now_ns);
+            expired += if old { u64::from(taken.count) } else { 0 };
+            !old
+        });
+        self.store.expire(expired);
         let mut missing = wanted - gathered.iter().map(|taken| taken.count).sum::<u32>();
         while missing > 0 {
             let taken = self.take(missing, now_ns)?;

@@ -1,5 +1,6 @@
 //! The servers that ranges are leased from: one at a time, and another when it fails.
 
+use std::error::Error;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
@@ -130,7 +131,7 @@ impl Server {
     }
 
     fn failure(&self, status: &Status) -> Failure {
-        let message = status.message().to_owned();
+        let message = explain(status);
         if refuses(status.code()) {
             return Failure::Refused { server: self.name.clone(), code: status.code(), message };
         }
@@ -148,6 +149,17 @@ impl Server {
         let away_ms = doubled_ms.max(retry_after_ms).min(AWAY_MS_MAX);
         self.away_until = Instant::now() + Duration::from_millis(away_ms);
     }
+}
+
+/// What a status says, and what it comes from: of a connection that failed it says nothing itself.
+fn explain(status: &Status) -> String {
+    let mut message = status.message().to_owned();
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        message = format!("{message}: {error}");
+        cause = error.source();
+    }
+    message
 }
 
 /// Whether it is the request that is wrong.

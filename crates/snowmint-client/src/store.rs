@@ -185,6 +185,13 @@ impl Store {
         }
     }
 
+    /// Counts IDs as expired that were taken, and grew too old before they were handed on.
+    pub(crate) fn expire(&self, count: u64) {
+        if count > 0 {
+            self.stock().expired += count;
+        }
+    }
+
     /// What became of the IDs, up to now.
     pub(crate) fn count(&self) -> Count {
         let stock = self.stock();
