@@ -21,6 +21,7 @@
 //!
 //! [`blocking`] is the same without `async`.
 
+#[cfg_attr(loom, allow(dead_code, reason = "what uses the rest of it is not there"))]
 mod store;
 
 #[cfg(not(loom))]
