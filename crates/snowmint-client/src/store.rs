@@ -334,7 +334,7 @@ mod tests {
     }
 }
 
-/// Every interleaving: `RUSTFLAGS="--cfg loom" cargo test -p snowmint-client --lib --release`.
+/// Interleavings of threads: `RUSTFLAGS="--cfg loom" cargo test -p snowmint-client --lib --release`.
 #[cfg(all(test, loom))]
 mod loom_tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
@@ -344,41 +344,59 @@ mod loom_tests {
 
     use super::*;
 
+    /// How often a thread is interrupted, in the tests for which every interleaving would be too many.
+    const PREEMPTIONS_MAX: usize = 3;
+
     fn ids(taken: Option<Taken>) -> Vec<u64> {
         taken.map_or(Vec::new(), |taken| {
             (0..taken.count).map(|at| taken.first.get() + u64::from(at)).collect()
         })
     }
 
-    /// Two takers, of whom each has to change the run, and to one of whom the first run is too old.
-    fn takers(now_ns: [u64; 2]) {
-        loom::model(move || {
+    /// Two takers, who have to change the run under each other's hands.
+    fn takers(preemptions_max: Option<usize>, runs: [(u64, u32); 2], takes: [&'static [(u32, u64)]; 2]) {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = preemptions_max;
+        model.check(move || {
             let store = Arc::new(Store::new(10));
-            let run = |first, count| IdRange::new(Id::new(first).unwrap(), count).unwrap();
-            store.fill(&[run(100, 2)], 0, 0);
-            store.fill(&[run(200, 2)], 5, 0);
-            let threads = now_ns.map(|now_ns| {
+            for (at, (first, count)) in runs.into_iter().enumerate() {
+                let range = IdRange::new(Id::new(first).unwrap(), count).unwrap();
+                store.fill(&[range], 5 * at as u64, 0);
+            }
+            let threads = takes.map(|takes| {
                 let store = Arc::clone(&store);
-                thread::spawn(move || [ids(store.take(1, now_ns)), ids(store.take(2, now_ns))].concat())
+                thread::spawn(move || {
+                    let take = |(wanted, now_ns): &(u32, u64)| ids(store.take(*wanted, *now_ns));
+                    takes.iter().flat_map(take).collect::<Vec<_>>()
+                })
             });
             let mut taken: Vec<u64> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
             taken.sort_unstable();
             let all = taken.len();
             taken.dedup();
             assert_eq!(taken.len(), all, "{taken:?}");
-            assert!(taken.iter().all(|id| [100, 101, 200, 201].contains(id)), "{taken:?}");
-            let count = store.count();
-            assert_eq!(count.handed_out, u64::try_from(all).unwrap());
+            let leased =
+                |id: &u64| runs.iter().any(|(first, count)| (*first..first + u64::from(*count)).contains(id));
+            assert!(taken.iter().all(leased), "{taken:?}");
+            assert_eq!(store.count().handed_out, all as u64);
         });
     }
 
+    /// However they are interleaved.
     #[test]
     fn two_takers_never_share_an_id() {
-        takers([1, 1]);
+        takers(None, [(100, 1), (200, 1)], [&[(1, 1)], &[(1, 1)]]);
     }
 
+    /// To one of them the first run is too old, while the other takes from it.
     #[test]
     fn one_taker_ends_a_run_that_another_takes_from() {
-        takers([1, 12]);
+        takers(Some(PREEMPTIONS_MAX), [(100, 2), (200, 2)], [&[(1, 1), (1, 1)], &[(2, 12)]]);
+    }
+
+    /// Both take more than once, across a change of the run.
+    #[test]
+    fn two_takers_across_runs() {
+        takers(Some(PREEMPTIONS_MAX), [(100, 2), (200, 2)], [&[(1, 1), (2, 1)], &[(1, 1), (1, 1)]]);
     }
 }
