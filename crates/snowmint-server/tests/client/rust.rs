@@ -228,7 +228,7 @@ async fn errors_say_what_is_wrong() {
     let elsewhere = [format!("http://{}", etcd.address(0))];
     match to(&elsewhere).deadline(PATIENCE).build().unwrap().next().await {
         Err(Error::Refused { server, code: Code::Unimplemented, .. }) => {
-            assert_eq!(server, elsewhere[0])
+            assert_eq!(server, elsewhere[0]);
         }
         other => panic!("{other:?}"),
     }
