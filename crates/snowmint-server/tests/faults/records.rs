@@ -76,17 +76,25 @@ async fn every_id_reaches_clickhouse_once_through_kills_of_both() {
 /// A `ClickHouse` that is gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn clickhouse_away_costs_no_request() {
-    away("gone", ClickHouse::kill, async |server| server.restart().await).await;
+    away("gone", async |store| store.server.kill(), async |store| store.server.restart().await).await;
 }
 
 /// One that takes connections and answers nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn clickhouse_hung_costs_no_request() {
-    away("hung", ClickHouse::pause, async |server| server.resume()).await;
+    away("hung", async |store| store.server.pause(), async |store| store.server.resume()).await;
+}
+
+/// One that answers every insert with an error, when it has taken some of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn clickhouse_refusing_costs_no_request() {
+    let refuse = async |store: &Store| store.alter_events("MODIFY SETTING parts_to_throw_insert = 1").await;
+    let take = async |store: &Store| store.alter_events("RESET SETTING parts_to_throw_insert").await;
+    away("refusing", refuse, take).await;
 }
 
 /// The store is away for a while: no request fails, the memory is flat, and everything is there afterwards, once.
-async fn away(how: &str, leave: impl Fn(&ClickHouse), back: impl AsyncFn(&ClickHouse)) {
+async fn away(how: &str, leave: impl AsyncFn(&Store), back: impl AsyncFn(&Store)) {
     let length = size(Duration::from_secs(10), Duration::from_mins(5));
     let (store, directory) = (Store::start().await, TempDir::new().unwrap());
     let loaded = Loaded::start(store.serve(directory.path()), "node", CLIENTS).await;
@@ -96,17 +104,17 @@ async fn away(how: &str, leave: impl Fn(&ClickHouse), back: impl AsyncFn(&ClickH
 
     let (before_kb, begun) = (memory_kb(node), Instant::now());
     let mut most_kb = before_kb;
-    leave(&store.server);
+    leave(&store).await;
     while begun.elapsed() < length {
         sleep(Duration::from_millis(100)).await;
         most_kb = most_kb.max(memory_kb(node));
     }
     let lag = sink(node).await["lag_events"].as_u64().unwrap();
     // It may still be an insert that takes long.
-    if how == "gone" || length > Duration::from_millis(INSERT_MS_MAX * 3 / 2) {
+    if how != "hung" || length > Duration::from_millis(INSERT_MS_MAX * 3 / 2) {
         assert_degraded(node).await;
     }
-    back(&store.server).await;
+    back(&store).await;
     loaded.load.receive(ANSWERS_A_LIFE).await;
     let (journal, node) = settled(loaded, store.serve(directory.path())).await;
 
@@ -357,6 +365,10 @@ impl Store {
     fn serve(&self, data_dir: &Path) -> Serve {
         let serve = Serve::new(data_dir).set("clickhouse.url", &self.server.url());
         serve.set("clickhouse.database", &self.database)
+    }
+
+    async fn alter_events(&self, change: &str) {
+        self.server.query(&format!("ALTER TABLE {}.id_generation_events {change}", self.database)).await;
     }
 
     async fn number(&self, sql: &str) -> u64 {
