@@ -237,7 +237,6 @@ async fn errors_say_what_is_wrong() {
     for wrong in ["no URL", "127.0.0.1:9090", "ftp://127.0.0.1:9090"] {
         assert!(matches!(to(&[wrong.to_owned()]).build(), Err(BuildError::Server { .. })));
     }
-    assert!(matches!(to(&["https://a:9090".to_owned()]).build(), Err(BuildError::NoTls { .. })));
     let old = to(&urls).max_age(Duration::from_millis(1)).build();
     assert!(matches!(old, Err(BuildError::MaxAge { .. })));
     for lease_ids in [0..=10, RangeInclusive::new(10, 5), 1..=1_000_001] {
