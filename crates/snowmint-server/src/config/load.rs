@@ -11,7 +11,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, Problem, RANGES};
+use super::check::Problem;
+use super::{Config, RANGES};
 
 const ENVIRONMENT_PREFIX: &str = "SNOWMINT_";
 /// Names the file where no flag does. The one variable of ours that is no key.
