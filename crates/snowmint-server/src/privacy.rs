@@ -86,13 +86,8 @@ impl Privacy {
     fn hash(&self, text: &str) -> String {
         let mut mac = self.key.clone().expect("it was read, because something is hashed");
         mac.update(text.as_bytes());
-        let mac = mac.finalize().into_bytes();
-        mac.iter().take(HASH_DIGITS / 2).flat_map(|byte| [byte >> 4, byte & 15]).map(digit).collect()
+        hex::encode(&mac.finalize().into_bytes()[..HASH_DIGITS / 2])
     }
-}
-
-fn digit(nibble: u8) -> char {
-    char::from_digit(nibble.into(), 16).expect("it is below 16")
 }
 
 fn truncated(ip: IpAddr) -> IpAddr {

@@ -187,11 +187,8 @@ impl Hash {
 
     // There is one in every record: it is written without an allocation.
     fn hex(self) -> [u8; 64] {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut hex = [0; 64];
-        for (pair, byte) in hex.as_chunks_mut::<2>().0.iter_mut().zip(self.0) {
-            *pair = [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
-        }
+        hex::encode_to_slice(self.0, &mut hex).expect("two digits for each byte");
         hex
     }
 }
@@ -218,20 +215,8 @@ impl FromStr for Hash {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let nibble = |digit: u8| char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
         let mut hash = [0; 32];
-        let (pairs, []) = text.as_bytes().as_chunks::<2>() else {
-            return Err("64 hexadecimal digits are wanted");
-        };
-        if pairs.len() != hash.len() {
-            return Err("64 hexadecimal digits are wanted");
-        }
-        for (byte, [high, low]) in hash.iter_mut().zip(pairs) {
-            let (Some(high), Some(low)) = (nibble(*high), nibble(*low)) else {
-                return Err("64 hexadecimal digits are wanted");
-            };
-            *byte = high << 4 | low;
-        }
+        hex::decode_to_slice(text, &mut hash).map_err(|_| "64 hexadecimal digits are wanted")?;
         Ok(Self(hash))
     }
 }

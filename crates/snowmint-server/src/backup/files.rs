@@ -103,7 +103,7 @@ impl<'a> Sent<'a> {
             |problem: String| BackupError::Store { at: format!("{}/{}", self.to.url(), self.name), problem };
         self.writer.shutdown().await.map_err(|source| error(source.to_string()))?;
         confirm(self.to, &self.name, self.bytes).await?;
-        Ok((self.bytes, hex(self.digest)))
+        Ok((self.bytes, hex::encode(self.digest.finalize())))
     }
 
     /// What is there of it goes.
@@ -111,14 +111,6 @@ impl<'a> Sent<'a> {
         // Whoever called has an error to tell already.
         let _ = self.writer.abort().await;
     }
-}
-
-fn hex(digest: Sha256) -> String {
-    use std::fmt::Write as _;
-    digest.finalize().iter().fold(String::new(), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
 }
 
 /// Writes what a query answers, compressed so that ClickHouse reads it by itself (`s3('….native.gz')`).
@@ -197,7 +189,7 @@ impl<'a> Received<'a> {
         }
         self.at += wanted;
         self.digest.update(&bytes);
-        if self.at == self.file.bytes && hex(self.digest.clone()) != self.file.sha256 {
+        if self.at == self.file.bytes && hex::encode(self.digest.clone().finalize()) != self.file.sha256 {
             return Err(self.damaged("its SHA-256 is not that of the manifest"));
         }
         Ok(Some(bytes))
