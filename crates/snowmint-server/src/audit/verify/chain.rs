@@ -33,12 +33,7 @@ pub(super) fn join(mut pieces: Vec<Piece>, whole: bool, findings: &mut Findings)
     pieces.sort_unstable_by(order);
     let mut chains = Vec::new();
     for chain in pieces.chunk_by(|one, other| (one.journal, one.slot) == (other.journal, other.slot)) {
-        let [first, .., last] = chain else {
-            let [only] = chain else { continue };
-            start(only, whole, findings);
-            chains.push(summary(only, only, 1));
-            continue;
-        };
+        let (Some(first), Some(last)) = (chain.first(), chain.last()) else { continue };
         start(first, whole, findings);
         chain.windows(2).for_each(|pair| follow(&pair[0], &pair[1], findings));
         chains.push(summary(first, last, chain.len()));
