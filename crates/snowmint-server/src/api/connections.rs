@@ -21,7 +21,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::DRAIN_MS_MAX;
-use super::threads::Threads;
 
 /// The pause after a connection could not be accepted (mostly for want of file descriptors), in milliseconds.
 const ACCEPT_PAUSE_MS: u64 = 50;
@@ -62,7 +61,6 @@ pub(super) async fn serve<A, F, B>(
     protocol: auto::Builder<TokioExecutor>,
     answer: A,
     bounds: Bounds,
-    threads: &Threads,
     stop: CancellationToken,
 ) where
     A: Fn(Request<Incoming>, Peer) -> F + Clone + Send + 'static,
@@ -75,20 +73,18 @@ pub(super) async fn serve<A, F, B>(
         let (protocol, bounds, answer) = (Arc::clone(&protocol), Arc::clone(&bounds), answer.clone());
         async move { connection(stream, peer, &protocol, answer, &bounds, stop).await }
     };
-    serve_each(listener, connections, connection, threads, stop).await;
+    serve_each(listener, connections, connection, stop).await;
 }
 
-/// Has `connection` serve what `listener` accepts until `stop`, each on one of `threads`, and waits until all
+/// Has `connection` serve what `listener` accepts until `stop`, each on a task of its own, and waits until all
 /// of them have ended, which they have to by themselves. Past so many `connections`, one is told that there is
 /// no room.
-pub(super) async fn serve_each<C, F>(
+pub(super) async fn serve_each<F>(
     listener: TcpListener,
     connections: usize,
-    connection: C,
-    threads: &Threads,
+    connection: impl Fn(TcpStream, Peer, CancellationToken) -> F,
     stop: CancellationToken,
 ) where
-    C: Fn(TcpStream, Peer, CancellationToken) -> F + Clone + Send + 'static,
     F: Future<Output = ()> + Send + 'static,
 {
     let places = Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS)));
@@ -106,16 +102,15 @@ pub(super) async fn serve_each<C, F>(
         };
         let Some((stream, place, peer)) = stop.run_until_cancelled(next).await else { break };
         // Answers are small and written at once: there is nothing to wait for.
-        let stream = stream.set_nodelay(true).and_then(|()| stream.into_std());
-        let (connection, stop) = (connection.clone(), stop.child_token());
-        let serving = async move {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!("a connection is already gone: {error}");
+            continue;
+        }
+        let serving = connection(stream, peer, stop.child_token());
+        open.spawn(async move {
             let _place = place;
-            match stream.and_then(TcpStream::from_std) {
-                Ok(stream) => connection(stream, peer, stop).await,
-                Err(error) => tracing::debug!("a connection is already gone: {error}"),
-            }
-        };
-        open.spawn_on(serving, threads.next());
+            serving.await;
+        });
     }
     drop(listener);
     open.close();

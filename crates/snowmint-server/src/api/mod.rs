@@ -7,9 +7,6 @@ mod issue;
 mod request;
 mod request_id;
 pub mod resp;
-mod threads;
-
-pub use threads::Threads;
 
 /// How long connections may take to end once the service is told to stop, in milliseconds. What is still
 /// open then is dropped.

@@ -15,7 +15,6 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::api::Threads;
 use crate::clickhouse::ClickHouseError;
 use crate::clock::{self, ClockError, ClockSettings, HostTime, ServingClock, ntp};
 use crate::config::{Config, Loaded};
@@ -182,8 +181,7 @@ pub async fn serve(config: &Config, stop: CancellationToken) -> Result<(), Serve
         )),
     ];
     let shown = Shown { registry, settings, records: &records };
-    let threads = Threads::start().map_err(ServeError::Runtime)?;
-    for front_end in listeners.serve(config, &service, &shown, &threads, &stop) {
+    for front_end in listeners.serve(config, &service, &shown, &stop) {
         ended(front_end).await;
     }
     retire.cancel();
@@ -353,7 +351,6 @@ impl Listeners {
         config: &Config,
         service: &Arc<Service>,
         shown: &Shown<'_>,
-        threads: &Threads,
         stop: &CancellationToken,
     ) -> Vec<JoinHandle<()>> {
         let (limits, events) = (config.limits.clone(), shown.records.events());
@@ -367,7 +364,7 @@ impl Listeners {
                 records: shown.records.state(),
             };
             let state = api::http::State::new(Arc::clone(service), Arc::clone(events), shown, limits.clone());
-            front_ends.push(tokio::spawn(api::http::serve(listener, state, threads.clone(), stop.clone())));
+            front_ends.push(tokio::spawn(api::http::serve(listener, state, stop.clone())));
         }
         if let Some((listener, _)) = self.grpc {
             front_ends.push(tokio::spawn(api::grpc::serve(
@@ -375,7 +372,6 @@ impl Listeners {
                 Arc::clone(service),
                 Arc::clone(events),
                 limits.clone(),
-                threads.clone(),
                 stop.clone(),
             )));
         }
@@ -385,7 +381,6 @@ impl Listeners {
                 Arc::clone(service),
                 Arc::clone(events),
                 limits,
-                threads.clone(),
                 stop.clone(),
             )));
         }

@@ -153,25 +153,16 @@ impl Node {
             records: Arc::default(),
         };
         let state = api::http::State::new(Arc::clone(&service), Arc::clone(&events), shown, limits.clone());
-        let threads = api::Threads::start().unwrap();
         let front_ends = vec![
-            tokio::spawn(api::http::serve(http_listener, state, threads.clone(), stop.clone())),
+            tokio::spawn(api::http::serve(http_listener, state, stop.clone())),
             tokio::spawn(api::grpc::serve(
                 grpc_listener,
                 Arc::clone(&service),
                 Arc::clone(&events),
                 limits.clone(),
-                threads.clone(),
                 stop.clone(),
             )),
-            tokio::spawn(api::resp::serve(
-                resp_listener,
-                service,
-                Arc::clone(&events),
-                limits,
-                threads,
-                stop.clone(),
-            )),
+            tokio::spawn(api::resp::serve(resp_listener, service, Arc::clone(&events), limits, stop.clone())),
         ];
         let client = Client::builder(TokioExecutor::new()).build(HttpConnector::new());
         Self {

@@ -21,7 +21,6 @@ use tower_service::Service as _;
 
 use super::connections::{self, Admission, Bounds, Peer};
 use super::issue::Issuer;
-use super::threads::Threads;
 use crate::config::Limits;
 use crate::error::Error;
 use crate::event::Events;
@@ -65,7 +64,6 @@ pub async fn serve(
     service: Arc<Service>,
     events: Arc<Events>,
     limits: Limits,
-    threads: Threads,
     stop: CancellationToken,
 ) {
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -96,7 +94,7 @@ pub async fn serve(
         // The protocol's own pings find out who is gone.
         idle: None,
     };
-    connections::serve(listener, protocol(&limits), answer, bounds, &threads, stop).await;
+    connections::serve(listener, protocol(&limits), answer, bounds, stop).await;
     if let Err(error) = reporting.await {
         tracing::error!("the health reporter failed: {error}");
     }

@@ -28,7 +28,6 @@ use tower_service::Service as _;
 use super::connections::{self, Admission, Bounds, Peer};
 use super::issue::Issuer;
 use super::request_id::{RequestIds, X_REQUEST_ID};
-use super::threads::Threads;
 use crate::cluster::Cluster;
 use crate::config::Limits;
 use crate::error::{Code, Error};
@@ -100,7 +99,7 @@ impl State {
 }
 
 /// Serves until `stop`, then until what is in flight is done, for [`DRAIN_MS_MAX`](super::DRAIN_MS_MAX) at most.
-pub async fn serve(listener: TcpListener, state: State, threads: Threads, stop: CancellationToken) {
+pub async fn serve(listener: TcpListener, state: State, stop: CancellationToken) {
     let limits = &state.0.limits;
     let mut protocol = auto::Builder::new(TokioExecutor::new()).http1_only();
     protocol
@@ -125,7 +124,7 @@ pub async fn serve(listener: TcpListener, state: State, threads: Threads, stop: 
         // In a box: its state is large, and would be copied several times even when it is not needed.
         future::Either::Right(Box::pin(async move { state.0.answer(request, peer).await }))
     };
-    connections::serve(listener, protocol, answer, bounds, &threads, stop).await;
+    connections::serve(listener, protocol, answer, bounds, stop).await;
 }
 
 impl FrontEnd {

@@ -18,7 +18,6 @@ use tokio_util::sync::CancellationToken;
 use super::connections::{self, Admission, Peer};
 use super::issue::Issuer;
 use super::request_id::RequestIds;
-use super::threads::Threads;
 use crate::config::Limits;
 use crate::error::Error;
 use crate::event::{self, Api, Events};
@@ -45,7 +44,6 @@ pub async fn serve(
     service: Arc<Service>,
     events: Arc<Events>,
     limits: Limits,
-    threads: Threads,
     stop: CancellationToken,
 ) {
     let connections = limits.connections;
@@ -55,7 +53,7 @@ pub async fn serve(
         let front_end = Arc::clone(&front_end);
         async move { front_end.connection(stream, peer, stop).await }
     };
-    connections::serve_each(listener, connections, connection, &threads, stop).await;
+    connections::serve_each(listener, connections, connection, stop).await;
 }
 
 impl FrontEnd {
