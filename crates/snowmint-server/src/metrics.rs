@@ -63,7 +63,7 @@ pub struct Metrics {
 /// The metrics of one slot, looked up once when it is claimed.
 pub struct SlotMetrics {
     /// `id_generation_total`: IDs issued.
-    issued: IntCounter,
+    pub issued: IntCounter,
     /// `id_generation_latency_seconds`: from the request's arrival at the service to its IDs.
     latency: Histogram,
     /// `sequence_overflow_total`: requests that waited for a millisecond.

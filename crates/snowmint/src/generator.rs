@@ -252,6 +252,12 @@ impl Generator {
     pub fn ceiling(&self) -> Ceiling {
         Ceiling::at_tick(self.layout, self.limits.ceiling_tick.load(Ordering::Relaxed))
     }
+
+    /// The same, in Unix milliseconds.
+    #[must_use]
+    pub fn ceiling_ms(&self) -> u64 {
+        self.layout.epoch_ms() + self.limits.ceiling_tick.load(Ordering::Relaxed)
+    }
 }
 
 /// A call that is rarely made, so that the compiler branches and does not select: the usual count then does

@@ -1,9 +1,11 @@
 //! Requests for IDs, and for errors: what is given to whom becomes an event.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use snowmint::{Id, IdRange, Layout};
+use futures_util::future::join_all;
+use snowmint::{Id, IdRange, Slot};
 
 use crate::error::{Code, Error};
 use crate::event::{Event, Events, Failed, Issued, Keeping, Request, What};
@@ -38,8 +40,8 @@ impl Issuer {
         let (id, took) = self.service.id_now()?;
         if self.asks_who() {
             let range = IdRange::new(id, 1).expect("one ID is a range");
-            let minted = Minted { ranges: vec![range], took, waited: Duration::ZERO };
-            self.events.take(self.issued(minted, asker()));
+            let slot = self.slot(&range);
+            self.events.take(self.issued(slot, vec![range], took, Duration::ZERO, asker()));
         }
         Some(id)
     }
@@ -51,21 +53,37 @@ impl Issuer {
 
     /// `count` IDs as runs of consecutive ones, in order: all or none.
     pub(super) async fn ranges(&self, count: u32, asker: Option<Request>) -> Result<Vec<IdRange>, Error> {
-        let minted = self.service.mint(count).await?;
-        let Some(asker) = asker else { return Ok(minted.ranges) };
-        let ranges = minted.ranges.clone();
-        let event = self.issued(minted, asker);
+        let Minted { ranges, took, waited } = self.service.mint(count).await?;
+        let Some(asker) = asker else { return Ok(ranges) };
+        let events = self.by_slot(&ranges).into_iter().map(|(slot, ranges)| {
+            self.issued(slot, ranges, took, waited, asker.clone())
+        });
         match self.events.keeping() {
             Keeping::Off => {}
-            Keeping::Relaxed => self.events.take(event),
-            Keeping::Strict if self.events.keep(event).await => {}
+            Keeping::Relaxed => events.for_each(|event| self.events.take(event)),
             Keeping::Strict => {
-                let message = "the IDs were not written down (the journal is full or cannot be written), and \
-                               journal.durability is strict or audit.required is set: nobody gets them";
-                return Err(Error::new(Code::AuditUnavailable, message).retry_after_ms(1_000));
+                let kept = join_all(events.map(|event| self.events.keep(event))).await;
+                if kept.contains(&false) {
+                    let message = "the IDs were not written down (the journal is full or cannot be written), and \
+                                   journal.durability is strict or audit.required is set: nobody gets them";
+                    return Err(Error::new(Code::AuditUnavailable, message).retry_after_ms(1_000));
+                }
             }
         }
         Ok(ranges)
+    }
+
+    /// What each slot gave: a request may have IDs of several, each of which writes down its own.
+    fn by_slot(&self, ranges: &[IdRange]) -> BTreeMap<Slot, Vec<IdRange>> {
+        let mut by_slot: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for range in ranges {
+            by_slot.entry(self.slot(range)).or_default().push(*range);
+        }
+        by_slot
+    }
+
+    fn slot(&self, range: &IdRange) -> Slot {
+        self.service.layout().decompose(range.first()).slot
     }
 
     /// Counts an error that a caller is told, and has it written down.
@@ -82,11 +100,14 @@ impl Issuer {
         self.events.take(Event { at_ms: self.service.now_ms(), what: What::Failed(failed) });
     }
 
-    fn issued(&self, minted: Minted, request: Request) -> Event {
-        let layout: Layout = self.service.layout();
-        let Minted { ranges, took, waited } = minted;
-        // A request that waited while the node changed slots has IDs of both: each ID says which.
-        let slot = layout.decompose(ranges[0].first()).slot;
+    fn issued(
+        &self,
+        slot: Slot,
+        ranges: Vec<IdRange>,
+        took: Duration,
+        waited: Duration,
+        request: Request,
+    ) -> Event {
         let issued = Issued { slot, ranges, latency_us: micros(took), queue_us: micros(waited), request };
         Event { at_ms: self.service.now_ms(), what: What::Issued(issued) }
     }

@@ -18,6 +18,7 @@ impl Config {
         let split = self.id.layout;
         below("datacenter", Some(self.datacenter.into()), split.datacenters(), split)?;
         below("worker", self.worker.map(u32::from), split.workers(), split)?;
+        self.check_workers()?;
         below("id.max_sequence", self.id.max_sequence, split.max_sequence() + 1, split)?;
         check_level(&self.log.level)?;
         for (key, name) in [
@@ -41,6 +42,20 @@ impl Config {
         self.clickhouse.check()?;
         self.s3.check()?;
         self.check_listeners()
+    }
+
+    fn check_workers(&self) -> Result<(), Problem> {
+        let (workers, split) = (self.workers.get(), self.id.layout);
+        let wanted = match self.worker {
+            _ if u32::from(workers) > split.workers() => {
+                format!("the layout {split} has room for {} in a datacenter", split.workers())
+            }
+            Some(worker) if workers > 1 => {
+                format!("worker is {worker}, which is one: with worker unset, free ones are taken")
+            }
+            _ => return Ok(()),
+        };
+        Err(Problem { key: "workers", wanted })
     }
 
     fn check_audit(&self) -> Result<(), Problem> {

@@ -13,6 +13,8 @@ pub(super) struct Wish<'a> {
     pub worker: Option<u16>,
     /// The node's name: it may take back a slot it gave back itself, or died with.
     pub node: &'a str,
+    /// The slots that this very process holds.
+    pub held: &'a [Slot],
     /// Whether a slot that cools down for another node may be taken when nothing else is free.
     pub reuse_cooling: bool,
 }
@@ -129,6 +131,9 @@ impl Slots {
             Err(problem) => return self.damaged.push((slot, problem)),
         };
         match state {
+            Some(SlotState { window: Some((record, _)), .. }) if wish.held.contains(&slot) => {
+                self.held.push((slot, record.owner.clone()));
+            }
             // A worker of this node's own name whose window has ended is an earlier life of it, which did not
             // end well: one that lives extends its window.
             Some(SlotState { worker: Some(worker), .. })
@@ -283,7 +288,8 @@ mod tests {
             .map(|choice| choice.slot.worker)
     }
 
-    const WISH: Wish<'static> = Wish { datacenter: 1, worker: None, node: "me", reuse_cooling: false };
+    const WISH: Wish<'static> =
+        Wish { datacenter: 1, worker: None, node: "me", held: &[], reuse_cooling: false };
 
     #[test]
     fn the_slot_held_last_comes_first_unless_its_window_is_ahead() {
@@ -351,6 +357,14 @@ mod tests {
         assert!(choice([held("a"), cooling("b", 1_000, 500), held("c"), held("d")], &wish).is_err());
         let free = [held("a"), cooling("b", 1_000, -9_000), held_before("c", -1), held("d")];
         assert_eq!(choice(free, &wish), Ok(2));
+    }
+
+    #[test]
+    fn a_slot_that_this_process_holds_is_not_taken_again() {
+        let held = [Slot { datacenter: 1, worker: 0 }];
+        let again = Wish { held: &held, ..WISH };
+        // Its window has ended, and it looks dead: as after a long outage of the registry.
+        assert_eq!(choice([held_before("me", -1), held_before("a", -1)], &again), Ok(1));
     }
 
     #[test]

@@ -1,56 +1,62 @@
-//! The point where windows reach requests: the generator of the slot this node holds, if it holds one.
+//! The point where windows reach requests: the generators of the slots this node holds.
 
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
-use snowmint::Generator;
-use tokio::sync::{Notify, watch};
+use snowmint::Slot;
+use tokio::sync::watch;
 
-use crate::metrics::SlotMetrics;
-
-/// A slot that is held.
-pub struct Held {
-    /// Mints its IDs.
-    pub generator: Generator,
-    /// Counts them.
-    pub metrics: SlotMetrics,
-    /// When it was taken, in Unix milliseconds of the serving clock.
-    pub taken_ms: u64,
-}
+use super::slots::{Held, Slots};
 
 /// What the lease tells the requests. Reading it takes no lock.
 pub struct Holding {
-    held: ArcSwapOption<Held>,
-    /// Why no slot is held, for as long as none is.
+    slots: ArcSwap<Slots>,
+    /// How many slots the node is to hold.
+    wanted: NonZeroU16,
+    /// Why fewer slots are held than are wanted, for as long as that is so.
     absence: ArcSwap<String>,
     /// What went wrong at the registry's last call; nothing while it answers.
     registry_error: ArcSwapOption<String>,
-    /// A request found the window closed: the lease should not wait for its timer.
-    closed: Notify,
+    /// Counts the requests that found every window closed: the lease should not wait for its timers.
+    closed: watch::Sender<u64>,
     /// Counts takings and extensions.
     changes: watch::Sender<u64>,
 }
 
 impl Holding {
-    /// Nothing held yet.
+    /// Nothing held yet, and `wanted` slots to be held.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(wanted: NonZeroU16) -> Self {
         Self {
-            held: ArcSwapOption::empty(),
+            slots: ArcSwap::default(),
+            wanted,
             absence: ArcSwap::from_pointee("the node is starting and has no worker slot yet".to_owned()),
             registry_error: ArcSwapOption::empty(),
-            closed: Notify::new(),
+            closed: watch::Sender::new(0),
             changes: watch::Sender::new(0),
         }
     }
 
-    /// What is held now. To be dropped before the next await: whoever keeps it keeps a generator alive.
+    /// What is held now. To be dropped before the next await: whoever keeps it keeps generators alive.
     #[inline]
-    pub fn load(&self) -> Guard<Option<Arc<Held>>> {
-        self.held.load()
+    pub fn load(&self) -> Guard<Arc<Slots>> {
+        self.slots.load()
     }
 
-    /// Why no slot is held, where none is.
+    /// How many slots the node is to hold.
+    #[must_use]
+    pub fn wanted(&self) -> NonZeroU16 {
+        self.wanted
+    }
+
+    /// How many it does not hold yet, or any more.
+    #[must_use]
+    pub fn missing(&self) -> usize {
+        usize::from(self.wanted.get()).saturating_sub(self.load().iter().len())
+    }
+
+    /// Why fewer slots are held than are wanted, where that is so.
     #[must_use]
     pub fn absence(&self) -> String {
         String::clone(&self.absence.load())
@@ -74,17 +80,18 @@ impl Holding {
         self.changes.subscribe()
     }
 
-    /// Asks the lease to extend the window now.
+    /// Asks the lease to extend the windows now.
     pub fn ask_for_extension(&self) {
-        self.closed.notify_one();
+        self.closed.send_modify(|count| *count += 1);
     }
 
-    pub(super) async fn extension_asked_for(&self) {
-        self.closed.notified().await;
+    /// Says when requests ask for that.
+    pub(super) fn extension_wanted(&self) -> watch::Receiver<u64> {
+        self.closed.subscribe()
     }
 
-    pub(super) fn take(&self, held: Arc<Held>) {
-        self.held.store(Some(held));
+    pub(super) fn take(&self, held: &Arc<Held>) {
+        self.slots.rcu(|slots| slots.with(held));
         self.extended();
     }
 
@@ -93,10 +100,10 @@ impl Holding {
         self.changes.send_modify(|count| *count += 1);
     }
 
-    /// Drops the generator: requests that have it in hand finish, within a window that stays ours.
-    pub(super) fn drop_slot(&self, reason: String) {
+    /// Drops a generator: requests that have it in hand finish, within a window that stays ours.
+    pub(super) fn drop_slot(&self, slot: Slot, reason: String) {
         self.absent_because(reason);
-        self.held.store(None);
+        self.slots.rcu(|slots| slots.without(slot));
     }
 
     pub(super) fn absent_because(&self, reason: String) {
@@ -109,11 +116,5 @@ impl Holding {
 
     pub(super) fn registry_failed(&self, error: String) {
         self.registry_error.store(Some(Arc::new(error)));
-    }
-}
-
-impl Default for Holding {
-    fn default() -> Self {
-        Self::new()
     }
 }

@@ -1,13 +1,17 @@
-//! Claims a slot, extends its window, loses it cleanly and takes another.
+//! Claims slots, extends their windows, loses them cleanly and takes others.
 
 mod allocation;
+mod frontier;
 mod holding;
 mod mark;
+mod slots;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use snowmint::{Ceiling, Claim, ClaimError, Generator, Layout, SequenceStart, Slot};
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::ServingClock;
@@ -20,8 +24,9 @@ use crate::registry::{
 use crate::settings::Settings;
 pub use allocation::NoSlot;
 use allocation::{Choice, Wish};
-pub use holding::{Held, Holding};
+pub use holding::Holding;
 pub use mark::{Mark, MarkError};
+pub use slots::{Held, Slots};
 
 /// A window is extended when this share of it is used up, so that two extensions may fail before it ends.
 const EXTEND_AFTER_SHARE: u64 = 3;
@@ -46,7 +51,7 @@ pub struct LeaseSettings {
     pub worker: Worker,
     /// In which datacenter it is.
     pub datacenter: u16,
-    /// The worker it must be; otherwise any.
+    /// The worker it must be, if it is to hold one slot; otherwise any.
     pub fixed_worker: Option<u16>,
     /// How far ahead a window reaches.
     pub window_ms: u64,
@@ -66,13 +71,15 @@ pub struct LeaseSettings {
     pub events: Arc<Events>,
 }
 
-/// Keeps the node in possession of a slot.
+/// Keeps the node in possession of its slots.
 pub struct Lease {
     registry: Arc<dyn Registry>,
     clock: Arc<ServingClock>,
     holding: Arc<Holding>,
     metrics: Arc<Metrics>,
     settings: LeaseSettings,
+    /// Held while a slot is taken, from the first try to the last: they are taken one after the other.
+    taking: Mutex<()>,
 }
 
 /// A slot while this node holds it.
@@ -117,7 +124,7 @@ enum End {
 }
 
 impl Lease {
-    /// A lease that has nothing yet. `holding` is where requests find what it takes.
+    /// A lease that has nothing yet. `holding` says how many slots it is to take, and is where requests find them.
     #[must_use]
     pub fn new(
         registry: Arc<dyn Registry>,
@@ -126,44 +133,56 @@ impl Lease {
         metrics: Arc<Metrics>,
         settings: LeaseSettings,
     ) -> Self {
-        Self { registry, clock, holding, metrics, settings }
+        Self { registry, clock, holding, metrics, settings, taking: Mutex::default() }
     }
 
-    /// Holds a slot until `stop`, then gives it back.
+    /// Holds its slots until `stop`, then gives them back.
     pub async fn run(self, stop: CancellationToken) {
-        let mut retry_ms = RETRY_MS;
-        let mut last_problem = String::new();
-        while !stop.is_cancelled() {
-            match self.take().await {
-                Ok(tenure) => {
-                    (retry_ms, last_problem) = (RETRY_MS, String::new());
-                    let slot = tenure.held.generator.slot();
-                    match self.hold(tenure, &stop).await {
-                        End::Stopped => return,
-                        End::Lost(reason) => self.lose(slot, &reason).await,
-                    }
-                }
-                Err(problem) => {
-                    let problem = problem.to_string();
-                    if problem != last_problem {
-                        tracing::error!("no worker slot: {problem}");
-                        last_problem.clone_from(&problem);
-                    }
-                    self.holding.absent_because(problem);
-                    pause(retry_ms, &stop).await;
-                    retry_ms = (retry_ms * 2).min(RETRY_MS_MAX);
-                }
+        let wanted = self.holding.wanted().get();
+        join_all((0..wanted).map(|_| self.keep_one(&stop))).await;
+    }
+
+    /// Holds one of them. Each fares for itself: one that is lost, or whose registry node is slow, is nothing to
+    /// the others.
+    async fn keep_one(&self, stop: &CancellationToken) {
+        while let Some(tenure) = self.take(stop).await {
+            let slot = tenure.held.generator.slot();
+            match self.hold(tenure, stop).await {
+                End::Stopped => return,
+                End::Lost(reason) => self.lose(slot, &reason).await,
             }
         }
     }
 
-    async fn take(&self) -> Result<Tenure, TakeError> {
+    /// Takes a slot, however long that takes, until `stop`.
+    async fn take(&self, stop: &CancellationToken) -> Option<Tenure> {
+        let _turn = self.taking.lock().await;
+        let mut retry_ms = RETRY_MS;
+        let mut last_problem = String::new();
+        while !stop.is_cancelled() {
+            let problem = match self.try_to_take().await {
+                Ok(tenure) => return Some(tenure),
+                Err(problem) => problem.to_string(),
+            };
+            if problem != last_problem {
+                tracing::error!(missing = self.holding.missing(), "no worker slot: {problem}");
+                last_problem.clone_from(&problem);
+            }
+            self.holding.absent_because(problem);
+            pause(retry_ms, stop).await;
+            retry_ms = (retry_ms * 2).min(RETRY_MS_MAX);
+        }
+        None
+    }
+
+    async fn try_to_take(&self) -> Result<Tenure, TakeError> {
         let mut races = 0;
         loop {
             let snapshot = self.believable_snapshot().await?;
             let now_ms = self.clock.now_ms();
             self.check_clock(&snapshot, now_ms)?;
-            let choice = allocation::choose(&snapshot, self.settings.layout, &self.wish(), now_ms)?;
+            let held: Vec<Slot> = self.holding.load().iter().map(|held| held.generator.slot()).collect();
+            let choice = allocation::choose(&snapshot, self.settings.layout, &self.wish(&held), now_ms)?;
             let slot = choice.slot;
             match self.claim(choice, now_ms).await {
                 Err(TakeError::Swap(SwapError::Conflict { .. })) if races < RACES_MAX => {
@@ -179,11 +198,12 @@ impl Lease {
         }
     }
 
-    fn wish(&self) -> Wish<'_> {
+    fn wish<'a>(&'a self, held: &'a [Slot]) -> Wish<'a> {
         Wish {
             datacenter: self.settings.datacenter,
             worker: self.settings.fixed_worker,
             node: &self.settings.worker.owner.node,
+            held,
             reuse_cooling: self.settings.reuse_cooling,
         }
     }
@@ -239,9 +259,8 @@ impl Lease {
         let generator = Generator::new(window, self.settings.sequence_start);
         generator.set_max_sequence(self.settings.shared.max_sequence());
         self.remember(slot, generator.ceiling());
-        let taken_ms = self.clock.now_ms();
-        let held = Arc::new(Held { generator, metrics: self.metrics.slot(slot), taken_ms });
-        self.holding.take(Arc::clone(&held));
+        let held = Arc::new(Held { generator, metrics: self.metrics.slot(slot) });
+        self.holding.take(&held);
         Ok(Tenure { held, revision, unknown: None })
     }
 
@@ -257,6 +276,7 @@ impl Lease {
     async fn hold(&self, mut tenure: Tenure, stop: &CancellationToken) -> End {
         let regular_ms = (self.settings.window_ms / EXTEND_AFTER_SHARE).max(1);
         let mut wait_ms = regular_ms;
+        let mut extension_wanted = self.holding.extension_wanted();
         loop {
             tokio::select! {
                 // In this order, so that the same history gives the same choice.
@@ -265,7 +285,7 @@ impl Lease {
                     self.retire(tenure).await;
                     return End::Stopped;
                 }
-                () = self.holding.extension_asked_for() => {}
+                _ = extension_wanted.changed() => {}
                 () = tokio::time::sleep(Duration::from_millis(wait_ms)) => {}
             }
             wait_ms = match self.extend(&mut tenure).await {
@@ -341,7 +361,7 @@ impl Lease {
     async fn lose(&self, slot: Slot, reason: &str) {
         tracing::error!(%slot, "worker slot lost: {reason}");
         self.tell(slot, Turn::Lost, reason.to_owned());
-        self.holding.drop_slot(format!("{reason}; another is being claimed"));
+        self.holding.drop_slot(slot, format!("{reason}; another is being claimed"));
         self.metrics.slot_lost(slot);
         self.registry.abandon(slot).await;
     }
@@ -349,7 +369,7 @@ impl Lease {
     /// Gives the slot back, after the generator is dropped, so that `last_id` is the last.
     async fn retire(&self, tenure: Tenure) {
         let slot = tenure.held.generator.slot();
-        self.holding.drop_slot("the node is stopping".to_owned());
+        self.holding.drop_slot(slot, "the node is stopping".to_owned());
         self.metrics.slot_lost(slot);
         let now_ms = self.clock.now_ms();
         let retired = Retired {

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use snowmint::{Layout, Slot};
+use snowmint::Layout;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
@@ -131,7 +131,7 @@ pub async fn serve(config: &Config, stop: CancellationToken) -> Result<(), Serve
     };
     let clock = Arc::new(ServingClock::start(Arc::new(HostTime), clock_settings)?);
     let metrics = Arc::new(Metrics::new());
-    let holding = Arc::new(Holding::new());
+    let holding = Arc::new(Holding::new(config.workers));
     let settings = Arc::new(Settings::new(namespace, config.id.max_sequence));
     let service = Arc::new(Service::new(
         Arc::clone(&clock),
@@ -305,7 +305,7 @@ async fn follow_settings(
     stop: CancellationToken,
 ) {
     let apply = |settings: &Settings| {
-        if let Some(held) = holding.load().as_ref() {
+        for held in holding.load().iter() {
             held.generator.set_max_sequence(settings.max_sequence());
         }
     };
@@ -424,7 +424,7 @@ impl Addresses {
     }
 }
 
-/// Says what is served, where and from which slot, as soon as there is one.
+/// Says what is served, where and from which slots, as soon as they are held, or some of them are after a while.
 async fn announce(
     config: Config,
     layout: Layout,
@@ -432,34 +432,37 @@ async fn announce(
     addresses: Addresses,
     stop: CancellationToken,
 ) {
-    let mut changes = holding.changes();
-    let slot = async {
-        loop {
-            if let Some(slot) = holding.load().as_ref().map(|held| held.generator.slot()) {
-                return slot;
-            }
+    let held = async |most_missing: usize| {
+        let mut changes = holding.changes();
+        while holding.missing() > most_missing {
             // The sender lives as long as the holding, which this task has a share of.
             let _ = changes.changed().await;
         }
     };
-    tokio::pin!(slot);
     let [http, grpc, resp] = addresses.shown();
-    let slot = tokio::select! {
+    let patience = tokio::time::sleep(Duration::from_millis(SLOT_WAIT_MS));
+    tokio::select! {
         () = stop.cancelled() => return,
-        slot = &mut slot => slot,
-        () = tokio::time::sleep(Duration::from_millis(SLOT_WAIT_MS)) => {
-            tracing::warn!(%http, %grpc, %resp, "serving, and refusing requests for IDs until there is a worker slot");
-            tokio::select! { () = stop.cancelled() => return, slot = slot => slot }
+        () = held(0) => {}
+        () = patience => {
+            if holding.load().is_empty() {
+                tracing::warn!(%http, %grpc, %resp, "serving, and refusing requests for IDs until there is a worker slot");
+            }
+            let all_but_one = usize::from(holding.wanted().get()) - 1;
+            tokio::select! { () = stop.cancelled() => return, () = held(all_but_one) => {} }
         }
-    };
+    }
+    let slots = holding.load().iter().map(|held| held.generator.slot().to_string()).collect();
     let registry = registries::name(&config);
-    Greeting { addresses, slot, registry, layout }.give(log::is_json(&config.log));
+    Greeting { addresses, slots, missing: holding.missing(), registry, layout }.give(log::is_json(&config.log));
 }
 
-/// What is served, where, from which slot, and one line to try.
+/// What is served, where, from which slots, and one line to try.
 struct Greeting {
     addresses: Addresses,
-    slot: Slot,
+    slots: Vec<String>,
+    /// How many are not held yet.
+    missing: usize,
     registry: String,
     layout: Layout,
 }
@@ -467,17 +470,21 @@ struct Greeting {
 impl Greeting {
     fn give(&self, json: bool) {
         let [http, grpc, resp] = self.addresses.shown();
-        let (slot, registry, version) = (self.slot, &self.registry, env!("CARGO_PKG_VERSION"));
+        let (registry, version) = (&self.registry, env!("CARGO_PKG_VERSION"));
+        let slots = match self.missing {
+            0 => self.slots.join(" "),
+            missing => format!("{} (and {missing} to come)", self.slots.join(" ")),
+        };
         let (epoch, end) = (timestamp(self.layout.epoch_ms()), timestamp(self.layout.end_ms()));
         let layout = format!("{} bits, from {epoch} until {end}", self.layout.split());
         let curl = self.addresses.http.map(|at| format!("curl http://{}/api/v1/id", reachable(at)));
         let curl = curl.unwrap_or_default();
         if json {
-            tracing::info!(version, http, grpc, resp, %slot, registry, layout, r#try = curl, "serving");
+            tracing::info!(version, http, grpc, resp, slots, registry, layout, r#try = curl, "serving");
             return;
         }
         let greeting = format!(
-            "\n  snowmint {version}\n\n  REST      {http}\n  gRPC      {grpc}\n  RESP      {resp}\n  slot      {slot}\n  \
+            "\n  snowmint {version}\n\n  REST      {http}\n  gRPC      {grpc}\n  RESP      {resp}\n  slots     {slots}\n  \
              registry  {registry}\n  layout    {layout}\n\n  {curl}\n\n"
         );
         // A standard error that is gone keeps nobody from being served.

@@ -1,13 +1,15 @@
 //! How a node is, for whoever asks.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use serde::Serialize;
-use snowmint::{Generator, Id};
+use snowmint::Id;
 
 use super::Service;
 use crate::clock::NtpOffset;
 use crate::clock::ntp::{self, ServerStatus};
+use crate::lease::Held;
 
 /// The rate in `/health` is that of this many seconds.
 const RATE_SECONDS: usize = 5;
@@ -16,15 +18,14 @@ impl Service {
     /// What `/health` says.
     #[must_use]
     pub fn health(&self) -> Health {
-        let held = self.holding.load();
-        let held = held.as_deref();
-        let generator = held.map(|held| &held.generator);
-        let slot = generator.map(Generator::slot);
+        let slots = self.slots_health();
+        let first = slots.first();
         let drift = self.drift();
         let ntp = self.clock.ntp();
         let registry_error = self.holding.registry_error();
         let unready = self.unready();
         let mut reasons: Vec<String> = unready.iter().map(ToString::to_string).collect();
+        reasons.extend(self.too_few_slots().filter(|_| !slots.is_empty()));
         reasons.extend(registry_error.iter().filter(|_| unready.is_none()).map(|e| format!("registry: {e}")));
         let settings = self.settings.current();
         // A registry that is away has been told of.
@@ -38,17 +39,19 @@ impl Service {
         Health {
             status,
             reasons,
-            datacenter_id: slot.map(|slot| slot.datacenter),
-            worker_id: slot.map(|slot| slot.worker),
+            datacenter_id: first.map(|slot| slot.datacenter_id),
+            worker_id: first.map(|slot| slot.worker_id),
             uptime_seconds: self.started.elapsed().as_secs(),
             ids_generated: self.metrics.issued_total(),
             ids_per_second: self.rate.lock().map_or(0.0, |rate| rate.per_second()),
             clock_drift_ms: drift.ms,
             ntp_synchronized: ntp.as_ref().map(|ntp| ntp.agreed.is_some()),
             ntp: ntp.map(|ntp| NtpHealth::new(&ntp, self.clock.status().ntp)),
-            last_id: generator.and_then(Generator::last_id),
+            last_id: slots.iter().filter_map(|slot| slot.last_id).max(),
             sequence_overflows: self.metrics.overflows_total(),
             window_left_ms: self.window_left_ms(),
+            slots,
+            slots_wanted: self.holding.wanted().get(),
             registry: RegistryHealth {
                 status: if registry_error.is_none() { "available" } else { "unavailable" },
                 error: registry_error,
@@ -60,6 +63,26 @@ impl Service {
                 age_seconds: settings.read_at.elapsed().as_secs(),
             },
         }
+    }
+
+    fn slots_health(&self) -> Vec<SlotHealth> {
+        let now_ms = self.now_ms();
+        let health = |held: &Arc<Held>| {
+            let Held { generator, metrics } = &**held;
+            SlotHealth {
+                datacenter_id: generator.slot().datacenter,
+                worker_id: generator.slot().worker,
+                ids_generated: metrics.issued.get(),
+                last_id: generator.last_id(),
+                window_left_ms: generator.ceiling_ms().saturating_sub(now_ms),
+            }
+        };
+        self.holding.load().iter().map(health).collect()
+    }
+
+    fn too_few_slots(&self) -> Option<String> {
+        let (missing, wanted) = (self.holding.missing(), self.holding.wanted());
+        (missing > 0).then(|| format!("{missing} of {wanted} slots are not held: {}", self.holding.absence()))
     }
 
     /// How far the wall clock is off NTP, or off the serving clock while NTP does not say.
@@ -126,9 +149,9 @@ pub struct Health {
     pub status: &'static str,
     /// What is wrong, if anything.
     pub reasons: Vec<String>,
-    /// The datacenter of the slot, while one is held.
+    /// The datacenter of the lowest slot, while one is held.
     pub datacenter_id: Option<u16>,
-    /// The worker of the slot, while one is held.
+    /// The worker of the lowest slot, while one is held.
     pub worker_id: Option<u16>,
     /// Since the process started.
     pub uptime_seconds: u64,
@@ -142,17 +165,37 @@ pub struct Health {
     pub ntp_synchronized: Option<bool>,
     /// What NTP says; `null` where no server is asked.
     pub ntp: Option<NtpHealth>,
-    /// The highest ID issued from the slot.
+    /// The highest ID issued from the slots that are held.
     #[schema(value_type = Option<u64>)]
     pub last_id: Option<Id>,
     /// How many requests had to wait for a millisecond.
     pub sequence_overflows: u64,
-    /// Until the durable window ends.
+    /// Until the last of the durable windows ends.
     pub window_left_ms: u64,
+    /// The slots that are held, lowest first.
+    pub slots: Vec<SlotHealth>,
+    /// How many there should be.
+    pub slots_wanted: u16,
     /// How the registry is.
     pub registry: RegistryHealth,
     /// The settings that all nodes share.
     pub settings: SettingsHealth,
+}
+
+/// How a slot is.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct SlotHealth {
+    /// Its datacenter.
+    pub datacenter_id: u16,
+    /// Its worker.
+    pub worker_id: u16,
+    /// From this slot, since the process started.
+    pub ids_generated: u64,
+    /// The highest ID issued from it since it was taken.
+    #[schema(value_type = Option<u64>)]
+    pub last_id: Option<Id>,
+    /// Until its durable window ends.
+    pub window_left_ms: u64,
 }
 
 /// What NTP says.

@@ -14,7 +14,7 @@ use crate::clock::ServingClock;
 use crate::clock::ntp::ServerState;
 use crate::error::{Code, Error};
 use crate::event::Overflowed;
-use crate::lease::{Held, Holding};
+use crate::lease::Holding;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 use health::Rate;
@@ -174,10 +174,10 @@ impl Service {
         }
     }
 
-    /// The slot that is held, if there is one.
+    /// The lowest slot that is held, if there is one: it stands for the node where no other is meant.
     #[must_use]
     pub fn slot(&self) -> Option<Slot> {
-        self.holding.load().as_ref().map(|held| held.generator.slot())
+        self.holding.load().first().map(|held| held.generator.slot())
     }
 
     /// The hot path: no lock, no await, no allocation. Where it gives fewer than wanted, or nothing, the
@@ -187,9 +187,8 @@ impl Service {
         if self.line.ids.load(Ordering::Relaxed) > 0 || self.clock.too_far_ms().is_some() {
             return None;
         }
-        let held = self.holding.load();
-        let held = held.as_ref()?;
-        let range = held.generator.mint(self.clock.now_ms(), wanted).ok()?;
+        let slots = self.holding.load();
+        let (held, range) = slots.mint(self.clock.now_ms(), wanted)?;
         let took =
             if range.count() == wanted { held.metrics.record(wanted, arrived) } else { Duration::ZERO };
         Some((range, took))
@@ -200,10 +199,22 @@ impl Service {
         let (waiting_from, arrived_ms) = (Instant::now(), self.clock.now_ms());
         let ranges = self.wait_in_line(count, taken, arrived_ms).await?;
         let waited = waiting_from.elapsed();
-        if let Some(held) = self.holding.load().as_ref() {
-            held.metrics.record(count, arrived);
-        }
+        self.record(&ranges, arrived);
         Ok(Minted { ranges, took: arrived.elapsed(), waited })
+    }
+
+    /// Counts the IDs of a request for the slots that they are of, and its time for the first.
+    fn record(&self, ranges: &[IdRange], arrived: Instant) {
+        let slots = self.holding.load();
+        let of = |range: &IdRange| slots.get(self.layout.decompose(range.first()).slot);
+        if let Some(held) = ranges.first().and_then(of) {
+            held.metrics.record(0, arrived);
+        }
+        for range in ranges {
+            if let Some(held) = of(range) {
+                held.metrics.issued.inc_by(range.count().into());
+            }
+        }
     }
 
     async fn wait_in_line(
@@ -212,7 +223,7 @@ impl Service {
         mut taken: Vec<IdRange>,
         arrived_ms: u64,
     ) -> Result<Vec<IdRange>, Refused> {
-        if self.holding.load().is_none() {
+        if self.holding.load().is_empty() {
             return Err(Refused::NoSlot(self.holding.absence()));
         }
         let mut missing = count - taken.iter().map(IdRange::count).sum::<u32>();
@@ -280,27 +291,25 @@ impl Service {
 
     /// Takes what there is, from the first millisecond since the request arrived that has something left.
     fn mint_since(&self, arrived_ms: u64, missing: u32) -> Result<IdRange, Step> {
-        let held = self.holding.load();
-        let Some(held) = held.as_ref() else {
-            return Err(Step::Refuse(Refused::NoSlot(self.holding.absence())));
-        };
         if let Some(off_ms) = self.clock.too_far_ms() {
             return Err(Step::Refuse(Refused::ClockOff { off_ms }));
         }
-        // What passed before the slot was taken is not made up for: whoever waited while it took the place of
-        // another would get IDs below those that the other's generator gave out meanwhile.
-        let since_ms = arrived_ms.max(held.taken_ms);
-        held.generator.mint_since(since_ms, self.clock.now_ms(), missing).map_err(|refusal| match refusal {
-            Refusal::Wait { until_ms } | Refusal::ClockBehind { until_ms } => Step::Sleep { until_ms },
-            Refusal::WindowClosed { .. } => {
+        let slots = self.holding.load();
+        match slots.mint_since(arrived_ms, self.clock.now_ms(), missing) {
+            None => Err(Step::Refuse(Refused::NoSlot(self.holding.absence()))),
+            Some(Ok((_, range))) => Ok(range),
+            Some(Err(Refusal::Wait { until_ms } | Refusal::ClockBehind { until_ms })) => {
+                Err(Step::Sleep { until_ms })
+            }
+            Some(Err(Refusal::WindowClosed { .. })) => {
                 let refused = Refused::WindowClosed { registry: self.holding.registry_error() };
-                if self.holding.registry_answers() {
+                Err(if self.holding.registry_answers() {
                     Step::AwaitExtension(refused)
                 } else {
                     Step::Refuse(refused)
-                }
+                })
             }
-        })
+        }
     }
 
     /// Sleeps until the missing IDs should all be there: milliseconds that pass meanwhile are not lost.
@@ -312,7 +321,7 @@ impl Service {
     }
 
     fn count_overflow(&self, ids_ahead: u64) {
-        if let Some(held) = self.holding.load().as_ref() {
+        if let Some(held) = self.holding.load().first() {
             held.metrics.overflows.inc();
             let queued = self.line.requests.load(Ordering::Relaxed);
             let slot = held.generator.slot();
@@ -337,10 +346,10 @@ impl Service {
     }
 
     fn ids_per_ms(&self) -> u64 {
-        let held = self.holding.load();
-        let max_sequence =
-            held.as_ref().map_or(self.layout.split().max_sequence(), |h| h.generator.max_sequence());
-        u64::from(max_sequence) + 1
+        match self.holding.load().ids_per_ms() {
+            0 => u64::from(self.layout.split().max_sequence()) + 1,
+            ids => ids,
+        }
     }
 
     fn too_late(&self, wanted: u32, ahead: u64, until_ms: u64, now_ms: u64) -> Refused {
@@ -357,27 +366,26 @@ impl Service {
     /// Why the node may not mint now, or `None` if it may.
     #[must_use]
     pub fn unready(&self) -> Option<Refused> {
-        let held = self.holding.load();
-        let Some(Held { generator, .. }) = held.as_deref() else {
+        let slots = self.holding.load();
+        if slots.is_empty() {
             return Some(Refused::NoSlot(self.holding.absence()));
-        };
+        }
         if let Some(off_ms) = self.clock.too_far_ms() {
             return Some(Refused::ClockOff { off_ms });
         }
         let now_ms = self.clock.now_ms();
-        if now_ms >= generator.ceiling().time_ms(self.layout) {
+        let Some(opens_ms) = slots.opens_ms(now_ms) else {
             return Some(Refused::WindowClosed { registry: self.holding.registry_error() });
-        }
+        };
         // One millisecond ahead is a full millisecond, which is no reason to be taken out of service.
-        let behind_ms = generator.opens_ms().saturating_sub(now_ms);
+        let behind_ms = opens_ms - now_ms;
         (behind_ms > 1).then_some(Refused::ClockBehind { behind_ms })
     }
 
-    /// Until the durable window ends, in milliseconds; 0 where there is none.
+    /// Until the last durable window ends, in milliseconds; 0 where there is none.
     #[must_use]
     pub fn window_left_ms(&self) -> u64 {
-        let held = self.holding.load();
-        let ceiling_ms = held.as_ref().map(|held| held.generator.ceiling().time_ms(self.layout));
+        let ceiling_ms = self.holding.load().ceiling_ms();
         ceiling_ms.map_or(0, |ceiling_ms| ceiling_ms.saturating_sub(self.now_ms()))
     }
 
@@ -390,8 +398,10 @@ impl Service {
 
     /// Brings those metrics up to date that are states and not counts.
     pub fn refresh_metrics(&self) {
-        if let Some(held) = self.holding.load().as_deref() {
-            held.metrics.window_left.set(Duration::from_millis(self.window_left_ms()).as_secs_f64());
+        let now_ms = self.now_ms();
+        for held in self.holding.load().iter() {
+            let left_ms = held.generator.ceiling_ms().saturating_sub(now_ms);
+            held.metrics.window_left.set(Duration::from_millis(left_ms).as_secs_f64());
         }
         self.metrics.clock_drift.set(self.drift().ms);
         let Some(ntp) = self.clock.ntp() else { return };

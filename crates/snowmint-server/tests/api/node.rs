@@ -1,6 +1,7 @@
 //! Starts the service inside the test, on ports of its own, with a registry in a directory of its own.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -128,7 +129,7 @@ impl Node {
         registry.open(&namespace).await.unwrap();
         let shared = Arc::new(Settings::new(namespace, None));
         let clock = Arc::new(ServingClock::start(Arc::new(HostTime), ClockSettings::default()).unwrap());
-        let (metrics, holding) = (Arc::new(Metrics::new()), Arc::new(Holding::new()));
+        let (metrics, holding) = (Arc::new(Metrics::new()), Arc::new(Holding::new(NonZeroU16::MIN)));
         let service = Arc::new(Service::new(
             Arc::clone(&clock),
             Arc::clone(&holding),

@@ -1,5 +1,6 @@
 //! The lease and the service on a registry that fails in every way a registry can.
 
+use std::num::NonZeroU16;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,10 +33,19 @@ struct Node {
 
 impl Node {
     async fn start(directory: &Path, name: &str, change: impl FnOnce(&mut LeaseSettings)) -> Self {
+        Self::with_slots(NonZeroU16::MIN, directory, name, change).await
+    }
+
+    async fn with_slots(
+        slots: NonZeroU16,
+        directory: &Path,
+        name: &str,
+        change: impl FnOnce(&mut LeaseSettings),
+    ) -> Self {
         let registry = Arc::new(Faulty::new(EmbeddedRegistry::new(directory).unwrap()));
         registry.open(&namespace()).await.unwrap();
         let clock = Arc::new(ServingClock::start(Arc::new(HostTime), ClockSettings::default()).unwrap());
-        let (metrics, holding) = (Arc::new(Metrics::new()), Arc::new(Holding::new()));
+        let (metrics, holding) = (Arc::new(Metrics::new()), Arc::new(Holding::new(slots)));
         let layout = Layout::default();
         let shared = Arc::new(Settings::new(namespace(), None));
         let mut settings = LeaseSettings {
@@ -68,7 +78,7 @@ impl Node {
     }
 
     fn slot(&self) -> Option<Slot> {
-        self.holding.load().as_ref().map(|held| held.generator.slot())
+        self.service.slot()
     }
 
     async fn ready(&self) -> Slot {
@@ -129,7 +139,7 @@ async fn an_outage_is_survived_to_the_ceiling_and_then_refused_at_once() {
     let node = Node::start(directory.path(), "a", |_| ()).await;
     let slot = node.ready().await;
     node.registry.set(Fault::Unreachable);
-    let ceiling = node.holding.load().as_ref().unwrap().generator.ceiling().id();
+    let ceiling = node.holding.load().first().unwrap().generator.ceiling().id();
     let mut last = Id::new(0).unwrap();
     let refused = loop {
         match node.service.id().await {
@@ -159,7 +169,7 @@ async fn a_lost_reply_or_request_costs_nothing() {
         let node = Node::start(directory.path(), "a", |_| ()).await;
         let slot = node.ready().await;
         for _ in 0..3 {
-            let generator_ceiling = || node.holding.load().as_ref().unwrap().generator.ceiling();
+            let generator_ceiling = || node.holding.load().first().unwrap().generator.ceiling();
             let before = generator_ceiling();
             node.registry.set(fault);
             until(|| node.registry.fault() == Fault::None && generator_ceiling() > before).await;
@@ -168,7 +178,7 @@ async fn a_lost_reply_or_request_costs_nothing() {
         assert_eq!(node.slot(), Some(slot));
         let (record, _) = node.registry.slot(slot).await.unwrap().window.unwrap();
         let held = node.holding.load();
-        assert!(held.as_ref().unwrap().generator.ceiling().id() <= record.ceiling);
+        assert!(held.first().unwrap().generator.ceiling().id() <= record.ceiling);
     }
 }
 
@@ -179,7 +189,7 @@ async fn a_conflict_drops_the_generator_and_claims_another_slot() {
     let directory = tempfile::tempdir().unwrap();
     let node = Node::start(directory.path(), "a", |_| ()).await;
     let slot = node.ready().await;
-    let lost = Arc::downgrade(node.holding.load().as_ref().unwrap());
+    let lost = Arc::downgrade(node.holding.load().first().unwrap());
     let thief = worker("thief");
     steal(&*node.registry, slot, &thief).await;
     until(|| node.slot().is_some_and(|now| now != slot)).await;

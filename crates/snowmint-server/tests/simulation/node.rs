@@ -1,6 +1,8 @@
 //! A node: its lease, clock, settings and service, put together as the server does it, and its clients. All of
 //! it is one future, that can be stopped as with SIGSTOP and dropped as with SIGKILL.
 
+use std::collections::BTreeMap;
+use std::num::NonZeroU16;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -52,6 +54,8 @@ pub struct Common {
     pub window_ms: u64,
     pub grace_s: u64,
     pub reuse_cooling: bool,
+    /// How many slots a node holds.
+    pub slots: NonZeroU16,
     pub clients: usize,
     pub think_ms: u64,
     /// Set when everything is healed: clients only look whether they are served.
@@ -138,7 +142,7 @@ impl Node {
             refuse_above_ms: None,
         };
         let clock = Arc::new(ServingClock::start(host, clock_settings).unwrap());
-        let (holding, metrics) = (Arc::new(Holding::new()), Arc::new(Metrics::new()));
+        let (holding, metrics) = (Arc::new(Holding::new(common.slots)), Arc::new(Metrics::new()));
         // What a node opens at its start is what stands; that it waits for it is not simulated.
         let namespace = store.lock().unwrap().namespace.clone();
         let settings = Arc::new(Settings::new(namespace, None));
@@ -176,7 +180,7 @@ impl Node {
         let held = Arc::clone(&holding);
         let whole = async move {
             let apply = move |settings: &Settings| {
-                if let Some(held) = held.load().as_ref() {
+                for held in held.load().iter() {
                     held.generator.set_max_sequence(settings.max_sequence());
                 }
             };
@@ -236,8 +240,8 @@ struct Users {
     service: Service,
     holding: Arc<Holding>,
     store: Arc<Mutex<Store>>,
-    /// The generator that was held when one of them last looked.
-    seen: Mutex<Option<(Slot, Weak<Held>)>>,
+    /// The generators that were held when one of them last looked.
+    seen: Mutex<BTreeMap<Slot, Weak<Held>>>,
     common: Common,
     served: Arc<AtomicU64>,
 }
@@ -261,7 +265,7 @@ impl Users {
             let at_once = if rng.per_mille(60) { rng.within(2..=BURST_MAX) } else { 1 };
             let requests = (0..at_once).map(|_| self.ask(rng.magnitude(1..=IDS_MAX), last));
             last = join_all(requests.collect::<Vec<_>>()).await.into_iter().flatten().max().max(last);
-            self.look_at_the_slot();
+            self.look_at_the_slots();
         }
     }
 
@@ -300,18 +304,17 @@ impl Users {
     }
 
     /// Invariant 10: the generator of a slot that is not held any more is gone.
-    fn look_at_the_slot(&self) {
-        let held = self.holding.load().as_ref().map(|held| (held.generator.slot(), Arc::downgrade(held)));
+    fn look_at_the_slots(&self) {
+        let slots = self.holding.load();
+        let held: BTreeMap<_, _> =
+            slots.iter().map(|held| (held.generator.slot(), Arc::downgrade(held))).collect();
+        drop(slots);
         let mut seen = self.seen.lock().unwrap();
         let history = &mut self.store.lock().unwrap().history;
-        let same = match (&held, &*seen) {
-            (Some((_, held)), Some((_, seen))) => Weak::ptr_eq(held, seen),
-            (held, seen) => held.is_none() && seen.is_none(),
-        };
-        if same {
-            return;
-        }
-        if let Some((slot, lost)) = std::mem::replace(&mut *seen, held) {
+        for (slot, lost) in std::mem::replace(&mut *seen, held.clone()) {
+            if held.get(&slot).is_some_and(|held| held.ptr_eq(&lost)) {
+                continue;
+            }
             history.counts.lost_slots += 1;
             history.note(Event::SlotLost { slot, instance: self.instance });
             // One that stops keeps it until the slot is given back with the last ID.

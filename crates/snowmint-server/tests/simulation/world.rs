@@ -114,6 +114,7 @@ impl World {
             window_ms,
             grace_s: rng.pick(&[0, 5, 20]),
             reuse_cooling: rng.per_mille(300),
+            slots: if worker_bits == 2 { rng.pick(&[1, 1, 2, 3]) } else { 1 }.try_into().unwrap(),
             clients: 2,
             think_ms: 600,
             quiet: Arc::new(AtomicBool::new(false)),
@@ -311,7 +312,9 @@ impl World {
             self.start(host);
             self.hosts[host].node.as_ref().unwrap().gate.resume();
         }
-        let wanted = self.hosts.len().min(usize::try_from(self.common.layout.split().workers()).unwrap());
+        // Where a node holds all that it may, others have none.
+        let workers = usize::try_from(self.common.layout.split().workers()).unwrap();
+        let wanted = self.hosts.len().min(workers.div_ceil(usize::from(self.common.slots.get())));
         let wait_ms = self.ceilings_ahead_ms() + RECOVERY_MS;
         let served = |host: &Host| host.node.as_ref().map_or(0, |node| node.served.load(Ordering::Relaxed));
         let before: Vec<u64> = self.hosts.iter().map(served).collect();
