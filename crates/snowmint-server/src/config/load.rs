@@ -517,7 +517,7 @@ mod tests {
             ("id.epoch_ms = 99999999999999", "a whole number from 0 to 17592186044415 is wanted"),
             ("id.max_sequence = 4096", "the layout 41/5/5/12 has room for 0 to 4095"),
             ("datacenter = 32", "the layout 41/5/5/12 has room for 0 to 31"),
-            ("worker = 1\nworkers = 2", "worker is 1, which is one"),
+            ("workers = 2\nworker = 1", "worker is 1, which is one"),
             ("workers = 33", "the layout 41/5/5/12 has room for 32 in a datacenter"),
             ("workers = 0", "a whole number from 1 to 65535 is wanted"),
             ("worker = 32", "the layout 41/5/5/12 has room for 0 to 31"),

@@ -361,10 +361,11 @@ mod tests {
 
     #[test]
     fn a_slot_that_this_process_holds_is_not_taken_again() {
-        let held = [Slot { datacenter: 1, worker: 0 }];
-        let again = Wish { held: &held, ..WISH };
+        let own = [Slot { datacenter: 1, worker: 0 }];
+        let again = Wish { held: &own, ..WISH };
         // Its window has ended, and it looks dead: as after a long outage of the registry.
-        assert_eq!(choice([held_before("me", -1), held_before("a", -1)], &again), Ok(1));
+        let states = [held_before("me", -1), held("a"), held("b"), held_before("c", -1)];
+        assert_eq!(choice(states, &again), Ok(3));
     }
 
     #[test]

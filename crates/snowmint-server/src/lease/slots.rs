@@ -33,6 +33,7 @@ pub struct Slots {
 
 impl Slots {
     /// Each of them.
+    #[must_use]
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Arc<Held>> + ExactSizeIterator {
         self.held.iter()
     }
@@ -89,7 +90,11 @@ impl Slots {
         if at_ms > now_ms {
             let until_ms = at_ms;
             let next = until_ms == now_ms + 1;
-            return Some(Err(if next { Refusal::Wait { until_ms } } else { Refusal::ClockBehind { until_ms } }));
+            return Some(Err(if next {
+                Refusal::Wait { until_ms }
+            } else {
+                Refusal::ClockBehind { until_ms }
+            }));
         }
         self.frontier.reach(at_ms, held.worker());
         Some(held.generator.mint_since(at_ms, at_ms, wanted).map(|range| (held, range)))
@@ -140,5 +145,124 @@ impl Slots {
     fn settled(&self) -> Self {
         self.held.iter().for_each(|held| self.frontier.reach_last_of(&held.generator));
         self.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::num::NonZeroU16;
+
+    use snowmint::{Claim, Id, Layout, SequenceStart};
+
+    use super::super::Holding;
+    use super::*;
+    use crate::metrics::Metrics;
+
+    const NOW_MS: u64 = 1_704_310_200_000;
+    /// IDs of a slot in a millisecond.
+    const ROOM: u32 = 4;
+
+    /// Holds a slot of this worker, with `ROOM` IDs a millisecond, for `window_ms`.
+    fn hold(holding: &Holding, worker: u16, window_ms: u64) {
+        let slot = Slot { datacenter: 0, worker };
+        let claim = Claim::new(Layout::default(), slot, None, NOW_MS, window_ms).unwrap();
+        #[expect(clippy::disallowed_methods, reason = "there is no registry here, and no second generator")]
+        let generator = Generator::new(claim.granted(), SequenceStart::Zero);
+        generator.set_max_sequence(ROOM - 1);
+        holding.take(&Arc::new(Held { generator, metrics: Metrics::new().slot(slot) }));
+    }
+
+    fn holding() -> Holding {
+        Holding::new(NonZeroU16::new(3).unwrap())
+    }
+
+    fn one(holding: &Holding, now_ms: u64) -> Option<Id> {
+        holding.load().mint(now_ms, 1).map(|(_, range)| range.first())
+    }
+
+    fn worker(id: Id) -> u16 {
+        Layout::default().decompose(id).slot.worker
+    }
+
+    /// Invariant 4, of a node: a millisecond goes to the lowest slot, then the next, and so the IDs increase.
+    #[test]
+    fn a_millisecond_is_used_up_slot_by_slot() {
+        let holding = holding();
+        for worker in [7, 2, 5] {
+            hold(&holding, worker, 1_000);
+        }
+        let mut ids = Vec::new();
+        for now_ms in NOW_MS..NOW_MS + 3 {
+            let before = ids.len();
+            ids.extend(std::iter::from_fn(|| one(&holding, now_ms)));
+            let workers: Vec<u16> = ids[before..].iter().copied().map(worker).collect();
+            assert_eq!(workers, [2, 2, 2, 2, 5, 5, 5, 5, 7, 7, 7, 7]);
+        }
+        assert!(ids.is_sorted_by(|one, next| one < next));
+    }
+
+    /// What was left by those who waited is used in order, too, to the last ID.
+    #[test]
+    fn milliseconds_that_passed_are_made_up_for_in_order() {
+        let holding = holding();
+        for worker in [1, 2] {
+            hold(&holding, worker, 1_000);
+        }
+        let slots = holding.load();
+        let mut ids = Vec::new();
+        while let Some(Ok((_, range))) = slots.mint_since(NOW_MS, NOW_MS + 9, 3) {
+            ids.extend(range.ids());
+        }
+        assert_eq!(ids.len(), 10 * 2 * ROOM as usize);
+        assert!(ids.is_sorted_by(|one, next| one < next));
+        let wait = Some(Refusal::Wait { until_ms: NOW_MS + 10 });
+        assert_eq!(slots.mint_since(NOW_MS, NOW_MS + 9, 1).and_then(Result::err), wait);
+    }
+
+    /// Within a millisecond that a higher slot was used in, lower ones stay out: taken, extended or allowed more.
+    #[test]
+    fn nobody_goes_back_within_a_millisecond() {
+        let holding = holding();
+        hold(&holding, 5, 1_000);
+        let before = one(&holding, NOW_MS).unwrap();
+        hold(&holding, 3, 1_000);
+        let after = one(&holding, NOW_MS).unwrap();
+        assert!(after > before);
+        assert_eq!((worker(after), one(&holding, NOW_MS + 1).map(worker)), (5, Some(3)));
+
+        while one(&holding, NOW_MS + 1).is_some_and(|id| worker(id) == 3) {}
+        let slots = holding.load();
+        slots.first().unwrap().generator.set_max_sequence(100);
+        assert_eq!(one(&holding, NOW_MS + 1).map(worker), Some(5));
+        assert_eq!(one(&holding, NOW_MS + 2).map(worker), Some(3));
+        drop(slots);
+
+        // Lost, and another taken, in a millisecond.
+        let before = one(&holding, NOW_MS + 3).unwrap();
+        holding.drop_slot(Slot { datacenter: 0, worker: 3 }, String::new());
+        holding.drop_slot(Slot { datacenter: 0, worker: 5 }, String::new());
+        hold(&holding, 1, 1_000);
+        assert_eq!((worker(before), one(&holding, NOW_MS + 3)), (3, None));
+        let slots = holding.load();
+        let (_, range) = slots.mint_since(NOW_MS, NOW_MS + 4, 1).unwrap().unwrap();
+        assert!(range.first() > before);
+    }
+
+    /// A slot whose window has ended is passed over; where all have, that is what is said.
+    #[test]
+    fn open_windows_serve_for_those_that_have_closed() {
+        let holding = holding();
+        assert!(holding.load().mint_since(NOW_MS, NOW_MS, 1).is_none());
+        hold(&holding, 1, 100);
+        hold(&holding, 2, 200);
+        let slots = holding.load();
+        assert_eq!([50, 150].map(|ms| one(&holding, NOW_MS + ms).map(worker)), [Some(1), Some(2)]);
+        let since = |ms| slots.mint_since(NOW_MS + ms, NOW_MS + ms, 1).unwrap();
+        assert_eq!(since(160).map(|(_, range)| worker(range.first())), Ok(2));
+        let closed = Refusal::WindowClosed { ceiling_ms: NOW_MS + 200 };
+        assert_eq!((since(250).map(|_| ()), one(&holding, NOW_MS + 250)), (Err(closed), None));
+        assert_eq!((slots.opens_ms(NOW_MS + 150), slots.opens_ms(NOW_MS + 250)), (Some(NOW_MS + 160), None));
     }
 }

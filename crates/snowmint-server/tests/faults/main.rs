@@ -18,5 +18,6 @@ mod fleet;
 mod ntp;
 mod pause;
 mod records;
+mod slots;
 mod start;
 mod stop;

@@ -303,6 +303,54 @@ async fn a_clock_far_past_the_newest_window_takes_no_slot() {
     sure.ready().await;
 }
 
+/// Each slot of a node fares for itself; all of them are given back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_holds_several_slots_and_loses_one_of_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = Node::with_slots(NonZeroU16::new(3).unwrap(), directory.path(), "a", ten_a_millisecond).await;
+    until(|| node.holding.missing() == 0).await;
+    let workers = || node.service.health().slots.iter().map(|slot| slot.worker_id).collect::<Vec<_>>();
+    assert_eq!(workers(), [0, 1, 2]);
+    let kept = node.holding.load().iter().map(Arc::downgrade).collect::<Vec<_>>();
+
+    steal(&*node.registry, Slot { datacenter: 0, worker: 1 }, &worker("thief")).await;
+    node.holding.ask_for_extension();
+    until(|| workers() == [0, 2, 3]).await;
+    until(|| kept[1].strong_count() == 0).await;
+    assert!(kept[0].strong_count() > 0 && kept[2].strong_count() > 0);
+
+    let ranges = node.service.ranges(1_000).await.unwrap();
+    assert!(ranges.is_sorted_by(|one, next| one.last() < next.first()), "{ranges:?}");
+    let health = node.service.health();
+    assert_eq!((health.status, health.ids_generated), ("healthy", 1_000));
+    assert!(health.slots.iter().all(|slot| slot.ids_generated > 300), "{health:?}");
+    let registry = Arc::clone(&node.registry);
+    node.stop().await;
+    for worker in [0, 2, 3] {
+        let state = registry.slot(Slot { datacenter: 0, worker }).await.unwrap();
+        let last_id = health.slots.iter().find(|slot| slot.worker_id == worker).unwrap().last_id;
+        assert_eq!(state.retired.map(|retired| retired.last_id), Some(last_id));
+    }
+}
+
+/// A node that gets fewer slots than it wants serves with those, and says what is missing and why.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_with_fewer_slots_than_it_wants_is_degraded_and_serves() {
+    let directory = tempfile::tempdir().unwrap();
+    let other = Node::with_slots(NonZeroU16::new(2).unwrap(), directory.path(), "a", |_| ()).await;
+    until(|| other.holding.missing() == 0).await;
+    let node = Node::with_slots(NonZeroU16::new(32).unwrap(), directory.path(), "b", |_| ()).await;
+    until(|| node.service.health().reasons.iter().any(|why| why.contains("2 of 32 slots are not held")))
+        .await;
+    until(|| node.service.health().reasons.iter().any(|why| why.contains("of 32, 32 are held"))).await;
+    let health = node.service.health();
+    assert_eq!((health.status, health.slots.len(), health.slots_wanted), ("degraded", 30, 32));
+    assert!(node.service.unready().is_none());
+    node.service.id().await.unwrap();
+    other.stop().await;
+    until(|| node.service.health().reasons.iter().any(|why| why.contains("2 are kept for"))).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_thirty_third_node_is_told_why_it_has_no_slot() {
     let directory = tempfile::tempdir().unwrap();

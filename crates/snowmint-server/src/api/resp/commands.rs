@@ -401,6 +401,7 @@ fn command(given: &[Cow<[u8]>], replies: &mut Replies) -> Result<(), Error> {
 /// What `/health` tells, in the form of Redis' `INFO`.
 fn info(sections: &[Cow<[u8]>], service: &Service) -> String {
     let health = service.health();
+    let workers: Vec<_> = health.slots.iter().map(|slot| slot.worker_id.to_string()).collect();
     let or_none = |number: Option<u64>| number.map_or("none".to_owned(), |number| number.to_string());
     let server = [
         ("snowmint_version", env!("CARGO_PKG_VERSION").to_owned()),
@@ -419,6 +420,7 @@ fn info(sections: &[Cow<[u8]>], service: &Service) -> String {
         ("reasons", health.reasons.join("; ")),
         ("datacenter_id", or_none(health.datacenter_id.map(u64::from))),
         ("worker_id", or_none(health.worker_id.map(u64::from))),
+        ("worker_ids", workers.join(",")),
         ("window_left_ms", health.window_left_ms.to_string()),
         ("clock_drift_ms", format!("{:.3}", health.clock_drift_ms)),
     ];
