@@ -261,8 +261,8 @@ mod tests {
         assert_eq!([50, 150].map(|ms| one(&holding, NOW_MS + ms).map(worker)), [Some(1), Some(2)]);
         let since = |ms| slots.mint_since(NOW_MS + ms, NOW_MS + ms, 1).unwrap();
         assert_eq!(since(160).map(|(_, range)| worker(range.first())), Ok(2));
+        assert_eq!((slots.opens_ms(NOW_MS + 150), slots.opens_ms(NOW_MS + 250)), (Some(NOW_MS + 160), None));
         let closed = Refusal::WindowClosed { ceiling_ms: NOW_MS + 200 };
         assert_eq!((since(250).map(|_| ()), one(&holding, NOW_MS + 250)), (Err(closed), None));
-        assert_eq!((slots.opens_ms(NOW_MS + 150), slots.opens_ms(NOW_MS + 250)), (Some(NOW_MS + 160), None));
     }
 }

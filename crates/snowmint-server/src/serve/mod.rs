@@ -5,10 +5,11 @@ mod registries;
 
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
-use snowmint::Layout;
+use snowmint::{Layout, Slot};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
@@ -452,18 +453,17 @@ async fn announce(
             tokio::select! { () = stop.cancelled() => return, () = held(all_but_one) => {} }
         }
     }
-    let slots = holding.load().iter().map(|held| held.generator.slot().to_string()).collect();
+    let slots = holding.load().iter().map(|held| held.generator.slot()).collect();
     let registry = registries::name(&config);
-    Greeting { addresses, slots, missing: holding.missing(), registry, layout }
-        .give(log::is_json(&config.log));
+    Greeting { addresses, slots, wanted: holding.wanted(), registry, layout }.give(log::is_json(&config.log));
 }
 
 /// What is served, where, from which slots, and one line to try.
 struct Greeting {
     addresses: Addresses,
-    slots: Vec<String>,
-    /// How many are not held yet.
-    missing: usize,
+    slots: Vec<Slot>,
+    /// How many there are to be.
+    wanted: NonZeroU16,
     registry: String,
     layout: Layout,
 }
@@ -472,10 +472,14 @@ impl Greeting {
     fn give(&self, json: bool) {
         let [http, grpc, resp] = self.addresses.shown();
         let (registry, version) = (&self.registry, env!("CARGO_PKG_VERSION"));
-        let slots = match self.missing {
-            0 => self.slots.join(" "),
-            missing => format!("{} (and {missing} to come)", self.slots.join(" ")),
+        let mut slots = match self.slots.as_slice() {
+            [] => "none".to_owned(),
+            [only] => only.to_string(),
+            [first, .., last] => format!("{first} … {last}"),
         };
+        if self.wanted.get() > 1 {
+            slots += &format!(" ({} of {})", self.slots.len(), self.wanted);
+        }
         let (epoch, end) = (timestamp(self.layout.epoch_ms()), timestamp(self.layout.end_ms()));
         let layout = format!("{} bits, from {epoch} until {end}", self.layout.split());
         let curl = self.addresses.http.map(|at| format!("curl http://{}/api/v1/id", reachable(at)));
