@@ -57,6 +57,8 @@ fn run(task: &Task) -> Result<()> {
         Task::Lint(options) => lint::run(&shell, options),
         Task::Bench(bench::Bench::Audit(options)) => bench::audit::run(&shell, options),
         Task::Bench(bench::Bench::Core) => bench::core::run(&shell),
+        Task::Bench(bench::Bench::Grpc(options)) => bench::grpc::run(&shell, options),
         Task::Bench(bench::Bench::Http(options)) => bench::http::run(&shell, options),
+        Task::Bench(bench::Bench::Resp(options)) => bench::resp::run(&shell, options),
     }
 }

@@ -30,6 +30,22 @@ impl Server {
         address: SocketAddr,
         path: &str,
     ) -> Result<Self> {
+        Self::start_until(command, environment, address, |server| server.get(path).is_ok())
+    }
+
+    /// The same for a server of another protocol: waits until there is a connection.
+    pub(crate) fn start_listener(command: &[String], address: SocketAddr) -> Result<Self> {
+        Self::start_until(command, &[], address, |server| {
+            TcpStream::connect_timeout(&server.address, ANSWER_TIMEOUT).is_ok()
+        })
+    }
+
+    fn start_until(
+        command: &[String],
+        environment: &[(&str, &str)],
+        address: SocketAddr,
+        ready: impl Fn(&Self) -> bool,
+    ) -> Result<Self> {
         let (program, arguments) = command.split_first().context("a command has a program")?;
         let started = Instant::now();
         let child = Command::new(program)
@@ -41,7 +57,7 @@ impl Server {
             .with_context(|| format!("starting {}", command.join(" ")))?;
         let mut server = Self { child, address, first_answer: Duration::ZERO };
         loop {
-            if server.get(path).is_ok() {
+            if ready(&server) {
                 server.first_answer = started.elapsed();
                 return Ok(server);
             }
@@ -49,7 +65,7 @@ impl Server {
                 bail!("{} ended before it answered: {status}", command.join(" "));
             }
             if started.elapsed() > START_TIMEOUT {
-                bail!("{} did not answer {path} within {} s", command.join(" "), START_TIMEOUT.as_secs());
+                bail!("{} did not answer within {} s", command.join(" "), START_TIMEOUT.as_secs());
             }
             #[expect(clippy::disallowed_methods, reason = "there is no runtime here, and no other thread")]
             thread::sleep(START_POLL);

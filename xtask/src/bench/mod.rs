@@ -2,8 +2,11 @@
 
 pub(crate) mod audit;
 pub(crate) mod core;
+pub(crate) mod grpc;
 pub(crate) mod http;
 mod http_server;
+pub(crate) mod load;
+pub(crate) mod resp;
 
 use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
@@ -15,8 +18,12 @@ pub(crate) enum Bench {
     Audit(audit::Options),
     /// The generator: what an ID costs beside `ferroid`'s, and how near it comes to the format's limit.
     Core,
-    /// The server, beside a bare hyper server that returns a constant.
-    Http(http::Options),
+    /// The server over gRPC, beside a bare tonic server that returns a constant.
+    Grpc(load::Options),
+    /// The server over HTTP, beside a bare hyper server that returns a constant.
+    Http(load::Options),
+    /// The server over RESP, beside Redis.
+    Resp(resp::Options),
 }
 
 /// What runs a program on one core alone: nothing where there is only one, or no `taskset`.

@@ -55,9 +55,10 @@ impl Issuer {
     pub(super) async fn ranges(&self, count: u32, asker: Option<Request>) -> Result<Vec<IdRange>, Error> {
         let Minted { ranges, took, waited } = self.service.mint(count).await?;
         let Some(asker) = asker else { return Ok(ranges) };
-        let events = self.by_slot(&ranges).into_iter().map(|(slot, ranges)| {
-            self.issued(slot, ranges, took, waited, asker.clone())
-        });
+        let events = self
+            .by_slot(&ranges)
+            .into_iter()
+            .map(|(slot, ranges)| self.issued(slot, ranges, took, waited, asker.clone()));
         match self.events.keeping() {
             Keeping::Off => {}
             Keeping::Relaxed => events.for_each(|event| self.events.take(event)),

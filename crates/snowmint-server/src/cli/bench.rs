@@ -9,8 +9,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::{Instant, interval};
 
-use super::load::{self, CONNECTIONS_MAX, Checked, Demand, Plan, Progress, Report};
-use super::server_url::ServerUrl;
+use super::load::{self, CONNECTIONS_MAX, Checked, Demand, Plan, Progress, Report, Target};
 use super::{CliError, DEFAULT_SERVER};
 
 /// How often the progress line changes.
@@ -20,9 +19,10 @@ const SECONDS_MAX: u64 = 604_800;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// The server; with --no-check a full URL may stand here, which is then requested as it is
+    /// The server, grpc://HOST:PORT to ask over gRPC; with --no-check a full URL may stand here, which is then
+    /// requested as it is
     #[arg(long, value_name = "URL", default_value = DEFAULT_SERVER)]
-    url: ServerUrl,
+    url: Target,
     /// For how long
     #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=SECONDS_MAX))]
     seconds: u64,
@@ -54,11 +54,13 @@ impl Arguments {
         let demand = match (self.batch, self.ranges) {
             (Some(count), _) => Demand::Batch(count),
             (None, Some(count)) => Demand::Ranges(count),
-            (None, None) if self.no_check && !self.url.path().is_empty() => Demand::Path,
-            (None, None) => Demand::Single,
+            (None, None) => match &self.url {
+                Target::Rest(url) if self.no_check && !url.path().is_empty() => Demand::Path,
+                _ => Demand::Single,
+            },
         };
         Plan {
-            url: self.url.clone(),
+            target: self.url.clone(),
             demand,
             duration: Duration::from_secs(self.seconds),
             connections: self.connections,
@@ -98,7 +100,7 @@ fn title(plan: &Plan) -> String {
         Demand::Ranges(count) => format!("ranges of {count} IDs"),
         Demand::Path => "answers".to_owned(),
     };
-    format!("{what} from {} over {} connections", plan.url, plan.connections)
+    format!("{what} from {} over {} connections", plan.target, plan.connections)
 }
 
 /// Shows a line that moves, where standard error is a terminal.

@@ -89,7 +89,11 @@ impl Slots {
         if at_ms > now_ms {
             let until_ms = at_ms;
             let next = until_ms == now_ms + 1;
-            return Some(Err(if next { Refusal::Wait { until_ms } } else { Refusal::ClockBehind { until_ms } }));
+            return Some(Err(if next {
+                Refusal::Wait { until_ms }
+            } else {
+                Refusal::ClockBehind { until_ms }
+            }));
         }
         self.frontier.reach(at_ms, held.worker());
         Some(held.generator.mint_since(at_ms, at_ms, wanted).map(|range| (held, range)))

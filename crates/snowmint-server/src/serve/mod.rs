@@ -454,7 +454,8 @@ async fn announce(
     }
     let slots = holding.load().iter().map(|held| held.generator.slot().to_string()).collect();
     let registry = registries::name(&config);
-    Greeting { addresses, slots, missing: holding.missing(), registry, layout }.give(log::is_json(&config.log));
+    Greeting { addresses, slots, missing: holding.missing(), registry, layout }
+        .give(log::is_json(&config.log));
 }
 
 /// What is served, where, from which slots, and one line to try.

@@ -6,11 +6,14 @@
 //! scanned, not parsed, and every ID received is checked against all others.
 
 mod answer;
+mod grpc;
 mod seen;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::num::NonZeroU32;
+use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,10 +25,13 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
-use super::server_url::ServerUrl;
+use super::server_url::{ServerUrl, ServerUrlError};
 use answer::{Answer, Malformed};
+use grpc::Caller;
 use seen::{Run, Seen};
 
+/// How the URL of a server that is asked over gRPC begins.
+const GRPC_SCHEME: &str = "grpc://";
 /// The most connections of one load.
 pub(super) const CONNECTIONS_MAX: u32 = 10_000;
 /// The longest answer, in bytes: ten thousand IDs in the longest form are well below it.
@@ -87,11 +93,46 @@ impl Demand {
     }
 }
 
+/// A server, and the protocol that it is asked in.
+#[derive(Clone, Debug)]
+pub(super) enum Target {
+    Rest(ServerUrl),
+    Grpc(ServerUrl),
+}
+
+impl Target {
+    pub(super) fn url(&self) -> &ServerUrl {
+        match self {
+            Self::Rest(url) | Self::Grpc(url) => url,
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rest(url) => write!(f, "{url}"),
+            Self::Grpc(url) => write!(f, "{GRPC_SCHEME}{}", url.authority()),
+        }
+    }
+}
+
+impl FromStr for Target {
+    type Err = ServerUrlError;
+
+    fn from_str(text: &str) -> Result<Self, ServerUrlError> {
+        match text.strip_prefix(GRPC_SCHEME) {
+            Some(rest) => format!("http://{rest}").parse().map(Self::Grpc),
+            None => text.parse().map(Self::Rest),
+        }
+    }
+}
+
 /// A load.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     /// Of what server.
-    pub(super) url: ServerUrl,
+    pub(super) target: Target,
     /// What each request asks for.
     pub(super) demand: Demand,
     /// For how long.
@@ -106,16 +147,30 @@ pub(super) struct Plan {
 
 impl Plan {
     fn request(&self) -> Vec<u8> {
-        let path = format!("{}{}", self.url.path(), self.demand.call());
+        let url = self.target.url();
+        let path = format!("{}{}", url.path(), self.demand.call());
         let path = if path.starts_with('/') { path } else { format!("/{path}") };
-        format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.url.authority()).into_bytes()
+        format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", url.authority()).into_bytes()
     }
 
-    async fn connect(&self) -> io::Result<TcpStream> {
-        let stream = timeout(CONNECT_WAIT, TcpStream::connect(self.url.address())).await??;
-        stream.set_nodelay(true)?;
-        Ok(stream)
+    async fn connect(&self) -> io::Result<Link> {
+        match &self.target {
+            Target::Rest(url) => {
+                let stream = timeout(CONNECT_WAIT, TcpStream::connect(url.address())).await??;
+                stream.set_nodelay(true)?;
+                Ok(Link::Rest(stream))
+            }
+            Target::Grpc(url) => {
+                Caller::connect(&url.authority()).await.map(Link::Grpc).map_err(io::Error::other)
+            }
+        }
     }
+}
+
+/// A connection to the server.
+enum Link {
+    Rest(TcpStream),
+    Grpc(Caller),
 }
 
 /// How far a load is.
@@ -197,17 +252,17 @@ pub(super) enum Checked {
 
 /// Puts a load on a server.
 pub(super) async fn run(plan: Plan, progress: Arc<Progress>) -> Result<Report, LoadError> {
-    let mut streams = Vec::new();
+    let mut links = Vec::new();
     for _ in 0..plan.connections {
         let connected = plan.connect().await;
-        streams
-            .push(connected.map_err(|source| LoadError::Connect { address: plan.url.authority(), source })?);
+        let address = || plan.target.url().authority();
+        links.push(connected.map_err(|source| LoadError::Connect { address: address(), source })?);
     }
     let start = Instant::now();
     let shared = Arc::new(Shared { end: start + plan.duration, plan, progress, totals: Mutex::default() });
     let mut clients = JoinSet::new();
-    for (nth, stream) in (0..).zip(streams) {
-        clients.spawn(Client::new(Arc::clone(&shared), Pace::new(&shared.plan, start, nth)).run(stream));
+    for (nth, link) in (0..).zip(links) {
+        clients.spawn(Client::new(Arc::clone(&shared), Pace::new(&shared.plan, start, nth)).run(link));
     }
     while let Some(ended) = clients.join_next().await {
         ended.map_err(LoadError::Client)?;
@@ -313,31 +368,60 @@ impl Client {
         Self { shared, pace, request, buffer: Vec::new(), latencies_ns: Vec::new(), runs: Vec::new() }
     }
 
-    async fn run(mut self, stream: TcpStream) {
+    async fn run(mut self, link: Link) {
         let last_answer = self.shared.end + LAST_ANSWER_WAIT;
-        if timeout_at(last_answer, self.drive(stream)).await.is_err() {
+        if timeout_at(last_answer, self.drive(link)).await.is_err() {
             self.error("no answer".to_owned());
         }
         self.add_notes();
     }
 
-    async fn drive(&mut self, mut stream: TcpStream) {
+    async fn drive(&mut self, mut link: Link) {
         while let Some(since) = self.turn().await {
-            let keep = match self.exchange(&mut stream).await {
-                Ok(answer) => {
-                    self.note(&answer, since.elapsed());
-                    answer.keep_alive
-                }
-                Err(fault) => {
-                    self.error(fault.to_string());
-                    false
-                }
+            let keep = match &mut link {
+                Link::Rest(stream) => self.ask(stream, since).await,
+                Link::Grpc(caller) => self.call(caller, since).await,
             };
             if !keep {
                 match self.reconnect().await {
-                    Some(new) => stream = new,
+                    Some(new) => link = new,
                     None => return,
                 }
+            }
+        }
+    }
+
+    /// Makes a request, and says whether the connection is good for another.
+    async fn ask(&mut self, stream: &mut TcpStream, since: Instant) -> bool {
+        match self.exchange(stream).await {
+            Ok(answer) => {
+                self.note(&answer, since.elapsed());
+                answer.keep_alive
+            }
+            Err(fault) => {
+                self.error(fault.to_string());
+                false
+            }
+        }
+    }
+
+    /// The same over gRPC.
+    async fn call(&mut self, caller: &mut Caller, since: Instant) -> bool {
+        let (check, runs) = (self.shared.plan.check, &mut self.runs);
+        let each = |run| {
+            if check {
+                runs.push(run);
+            }
+        };
+        match caller.call(self.shared.plan.demand, each).await {
+            Ok(ids) => {
+                self.count(Ok(ids), since.elapsed());
+                true
+            }
+            Err(status) => {
+                let (code, keep) = grpc::fault(&status);
+                self.error(code);
+                keep
             }
         }
     }
@@ -377,10 +461,10 @@ impl Client {
         }
     }
 
-    async fn reconnect(&mut self) -> Option<TcpStream> {
+    async fn reconnect(&mut self) -> Option<Link> {
         while Instant::now() < self.shared.end {
             match self.shared.plan.connect().await {
-                Ok(stream) => return Some(stream),
+                Ok(link) => return Some(link),
                 Err(_) => self.error("cannot connect".to_owned()),
             }
             sleep(RECONNECT_WAIT).await;
@@ -399,6 +483,12 @@ impl Client {
         } else {
             Ok(demand.ids())
         };
+        self.count(ids, latency);
+    }
+
+    /// Counts an answer with so many IDs.
+    fn count(&mut self, ids: Result<u64, Malformed>, latency: Duration) {
+        let demand = self.shared.plan.demand;
         match ids {
             // All or nothing was asked for.
             Ok(count) if count == demand.ids() => {
