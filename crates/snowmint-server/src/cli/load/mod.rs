@@ -1,9 +1,10 @@
 //! Load for a server, from a client that is cheap enough not to be what is measured.
 //!
 //! Each connection has one request under way at a time. Without a rate the next follows at once, so that
-//! latencies are those at the rate that came about; with one, a request that is late because the one
-//! before it took long counts from when it was due. A request is the same bytes every time, an answer is
-//! scanned, not parsed, and every ID received is checked against all others.
+//! latencies are those at the rate that came about. With one, every request has a time at which it is due, whatever
+//! became of those before it, and its latency counts from then: a server that stands still for a while shows in
+//! all that were due meanwhile ("coordinated omission" is what leaves them out). A request is the same bytes every
+//! time, an answer is scanned, not parsed, and every ID received is checked against all others.
 
 mod answer;
 mod grpc;
@@ -12,7 +13,6 @@ mod seen;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,7 +22,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::server_url::{ServerUrl, ServerUrlError};
@@ -34,6 +34,8 @@ use seen::{Run, Seen};
 const GRPC_SCHEME: &str = "grpc://";
 /// The most connections of one load.
 pub(super) const CONNECTIONS_MAX: u32 = 10_000;
+/// The highest rate, in requests a second: more than a machine can make.
+pub(super) const RATE_PER_S_MAX: u32 = 10_000_000;
 /// The longest answer, in bytes: ten thousand IDs in the longest form are well below it.
 const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Room that a read is given at least, in bytes.
@@ -44,8 +46,12 @@ const CONNECT_WAIT: Duration = Duration::from_secs(5);
 const RECONNECT_WAIT: Duration = Duration::from_millis(100);
 /// How long after the end answers are still waited for.
 const LAST_ANSWER_WAIT: Duration = Duration::from_secs(5);
+/// How late a timer may be.
+const TIMER_LATE_MAX: Duration = Duration::from_millis(2);
 /// Requests, or runs of IDs, that a connection keeps to itself before it adds them to the totals.
 const NOTES_MAX: usize = 1_024;
+/// Requests of a connection that were never sent are counted one by one up to so many, and in so many groups beyond.
+const UNSENT_GROUPS_MAX: u64 = 1_024;
 /// The longest latency told apart from longer ones, in nanoseconds: five minutes.
 const LATENCY_NS_MAX: u64 = 300_000_000_000;
 /// Significant digits of a latency.
@@ -140,7 +146,7 @@ pub(super) struct Plan {
     /// Over how many connections.
     pub(super) connections: u32,
     /// Requests a second that are aimed at, all connections together.
-    pub(super) rate: Option<NonZeroU32>,
+    pub(super) rate: Option<u32>,
     /// Whether the IDs are read, and checked for duplicates.
     pub(super) check: bool,
 }
@@ -216,6 +222,8 @@ pub(super) struct Report {
     pub(super) ids_per_s: f64,
     /// How long the answers took.
     pub(super) latency_us: Latency,
+    /// What that counts from.
+    pub(super) latency_from: LatencyFrom,
     /// Requests that failed.
     pub(super) errors: u64,
     /// Those by the answer's code, or by what happened.
@@ -236,6 +244,16 @@ pub(super) struct Latency {
     pub p99: u64,
     pub p99_9: u64,
     pub(super) max: u64,
+}
+
+/// What a request's latency counts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum LatencyFrom {
+    /// When it was due, which takes a rate.
+    Due,
+    /// When it was sent.
+    Sent,
 }
 
 /// Which IDs were checked for duplicates.
@@ -262,7 +280,8 @@ pub(super) async fn run(plan: Plan, progress: Arc<Progress>) -> Result<Report, L
     let shared = Arc::new(Shared { end: start + plan.duration, plan, progress, totals: Mutex::default() });
     let mut clients = JoinSet::new();
     for (nth, link) in (0..).zip(links) {
-        clients.spawn(Client::new(Arc::clone(&shared), Pace::new(&shared.plan, start, nth)).run(link));
+        let pace = shared.plan.rate.map(|rate| Pace::new(rate, &shared.plan, start, nth));
+        clients.spawn(Client::new(Arc::clone(&shared), pace).run(link));
     }
     while let Some(ended) = clients.join_next().await {
         ended.map_err(LoadError::Client)?;
@@ -285,18 +304,55 @@ impl Shared {
     }
 }
 
-/// When one connection's requests are due.
+/// When one connection's requests are due: all of them, also those for which it is already too late.
+#[derive(Clone, Debug)]
 struct Pace {
     due: Instant,
     every: Duration,
+    end: Instant,
 }
 
 impl Pace {
     /// The connections take turns, the `nth` after those before it.
-    fn new(plan: &Plan, start: Instant, nth: u32) -> Option<Self> {
-        let rate = plan.rate?.get();
+    fn new(rate: u32, plan: &Plan, start: Instant, nth: u32) -> Self {
         let turns = |count: u32| Duration::from_secs(count.into()) / rate;
-        Some(Self { due: start + turns(nth), every: turns(plan.connections) })
+        Self { due: start + turns(nth), every: turns(plan.connections), end: start + plan.duration }
+    }
+
+    /// The rest of them at `now`, in groups: how long each had waited by then, and how many they are.
+    fn left(&self, now: Instant) -> impl Iterator<Item = (Duration, u64)> {
+        let left_ns = self.end.saturating_duration_since(self.due).as_nanos();
+        let left = u64::try_from(left_ns.div_ceil(self.every.as_nanos())).unwrap_or(u64::MAX);
+        let group = left.div_ceil(UNSENT_GROUPS_MAX).max(1);
+        let groups = (0..left).step_by(usize::try_from(group).unwrap_or(usize::MAX));
+        let waited = now.saturating_duration_since(self.due);
+        groups.map(move |nth| {
+            let since_first = self.every.saturating_mul(u32::try_from(nth).unwrap_or(u32::MAX));
+            (waited.saturating_sub(since_first), group.min(left - nth))
+        })
+    }
+}
+
+impl Iterator for Pace {
+    type Item = Instant;
+
+    fn next(&mut self) -> Option<Instant> {
+        let due = self.due;
+        (due < self.end).then(|| {
+            self.due += self.every;
+            due
+        })
+    }
+}
+
+/// Returns at `due`, which a timer alone would miss by up to [`TIMER_LATE_MAX`]: time that is not the server's.
+async fn on_time(due: Instant) {
+    let early = due.checked_sub(TIMER_LATE_MAX).unwrap_or(due);
+    if Instant::now() < early {
+        sleep_until(early).await;
+    }
+    while Instant::now() < due {
+        yield_now().await;
     }
 }
 
@@ -334,6 +390,7 @@ impl Totals {
             ids,
             ids_per_s: per_second(ids, elapsed),
             latency_us,
+            latency_from: if plan.rate.is_some() { LatencyFrom::Due } else { LatencyFrom::Sent },
             errors: progress.errors(),
             errors_by_code: std::mem::take(&mut self.errors),
             checked: match (plan.check && plan.demand != Demand::Path, self.seen.complete()) {
@@ -358,6 +415,8 @@ struct Client {
     pace: Option<Pace>,
     request: Vec<u8>,
     buffer: Vec<u8>,
+    /// Since when the request that is under way counts.
+    waiting: Option<Instant>,
     latencies_ns: Vec<u64>,
     runs: Vec<Run>,
 }
@@ -365,23 +424,26 @@ struct Client {
 impl Client {
     fn new(shared: Arc<Shared>, pace: Option<Pace>) -> Self {
         let request = shared.plan.request();
-        Self { shared, pace, request, buffer: Vec::new(), latencies_ns: Vec::new(), runs: Vec::new() }
+        let (latencies_ns, runs) = (Vec::new(), Vec::new());
+        Self { shared, pace, request, buffer: Vec::new(), waiting: None, latencies_ns, runs }
     }
 
     async fn run(mut self, link: Link) {
         let last_answer = self.shared.end + LAST_ANSWER_WAIT;
-        if timeout_at(last_answer, self.drive(link)).await.is_err() {
-            self.error("no answer".to_owned());
-        }
+        // However it ended, what is left over is counted next.
+        let _ = timeout_at(last_answer, self.drive(link)).await;
+        self.note_unanswered();
         self.add_notes();
     }
 
     async fn drive(&mut self, mut link: Link) {
         while let Some(since) = self.turn().await {
+            self.waiting = Some(since);
             let keep = match &mut link {
                 Link::Rest(stream) => self.ask(stream, since).await,
                 Link::Grpc(caller) => self.call(caller, since).await,
             };
+            self.waiting = None;
             if !keep {
                 match self.reconnect().await {
                     Some(new) => link = new,
@@ -399,7 +461,7 @@ impl Client {
                 answer.keep_alive
             }
             Err(fault) => {
-                self.error(fault.to_string());
+                self.error(fault.to_string(), 1);
                 false
             }
         }
@@ -420,7 +482,7 @@ impl Client {
             }
             Err(status) => {
                 let (code, keep) = grpc::fault(&status);
-                self.error(code);
+                self.error(code, 1);
                 keep
             }
         }
@@ -429,19 +491,13 @@ impl Client {
     /// Waits for the next request's turn, and gives the time that its latency counts from, or `None` when
     /// the load is over.
     async fn turn(&mut self) -> Option<Instant> {
-        let (now, end) = (Instant::now(), self.shared.end);
-        let Some(pace) = &mut self.pace else { return (now < end).then_some(now) };
-        let due = pace.due;
-        pace.due += pace.every;
-        if now.max(due) >= end {
-            return None;
-        }
-        if due <= now {
-            return Some(due);
-        }
-        // A timer is late by itself, by up to a millisecond, which is not the server's.
-        sleep_until(due).await;
-        Some(Instant::now())
+        let Some(pace) = &mut self.pace else {
+            let now = Instant::now();
+            return (now < self.shared.end).then_some(now);
+        };
+        let due = pace.next()?;
+        on_time(due).await;
+        Some(due)
     }
 
     async fn exchange(&mut self, stream: &mut TcpStream) -> Result<Answer, Fault> {
@@ -465,7 +521,7 @@ impl Client {
         while Instant::now() < self.shared.end {
             match self.shared.plan.connect().await {
                 Ok(link) => return Some(link),
-                Err(_) => self.error("cannot connect".to_owned()),
+                Err(_) => self.error("cannot connect".to_owned(), 1),
             }
             sleep(RECONNECT_WAIT).await;
         }
@@ -475,7 +531,7 @@ impl Client {
     fn note(&mut self, answer: &Answer, latency: Duration) {
         let body = &self.buffer[answer.body.clone()];
         if !answer.is_success() {
-            return self.error(answer::error_code(answer.status, body));
+            return self.error(answer::error_code(answer.status, body), 1);
         }
         let demand = self.shared.plan.demand;
         let ids = if self.shared.plan.check {
@@ -496,11 +552,32 @@ impl Client {
                 self.shared.progress.ids.fetch_add(count, Ordering::Relaxed);
                 self.latencies_ns.push(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
             }
-            Ok(_) => self.error("wrong count of IDs".to_owned()),
-            Err(malformed) => self.error(malformed.to_string()),
+            Ok(_) => self.error("wrong count of IDs".to_owned(), 1),
+            Err(malformed) => self.error(malformed.to_string(), 1),
         }
         if self.latencies_ns.len() >= NOTES_MAX || self.runs.len() >= NOTES_MAX {
             self.add_notes();
+        }
+    }
+
+    /// Counts the requests that got no answer or were never sent. How long they had waited until now stands for how
+    /// long they would have taken: without them a server would look the better the less it answers.
+    fn note_unanswered(&mut self) {
+        let now = Instant::now();
+        let under_way = self.waiting.take().map(|since| (now.saturating_duration_since(since), 1));
+        let never_sent: Vec<_> = self.pace.iter().flat_map(|pace| pace.left(now)).collect();
+        let mut totals = self.shared.totals();
+        for (waited, count) in under_way.iter().chain(&never_sent) {
+            let waited_ns = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
+            totals.latencies_ns.saturating_record_n(waited_ns, *count);
+        }
+        drop(totals);
+        if under_way.is_some() {
+            self.error("no answer".to_owned(), 1);
+        }
+        let count = never_sent.iter().map(|(_, count)| count).sum();
+        if count > 0 {
+            self.error("not sent in time".to_owned(), count);
         }
     }
 
@@ -514,10 +591,10 @@ impl Client {
         }
     }
 
-    fn error(&mut self, code: String) {
-        self.shared.progress.errors.fetch_add(1, Ordering::Relaxed);
+    fn error(&mut self, code: String, count: u64) {
+        self.shared.progress.errors.fetch_add(count, Ordering::Relaxed);
         let mut totals = self.shared.totals();
-        *totals.errors.entry(code).or_default() += 1;
+        *totals.errors.entry(code).or_default() += count;
     }
 }
 
@@ -548,4 +625,24 @@ pub(super) enum LoadError {
     /// A connection's task broke.
     #[error("a connection's task ended before its time")]
     Client(#[source] tokio::task::JoinError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_schedule_has_every_request_however_late_it_is() {
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        let pace = Pace { due: start, every: second / 1_000, end: start + second };
+        assert_eq!(pace.clone().count(), 1_000);
+        let left: Vec<_> = pace.left(start + second).collect();
+        assert_eq!((left.len(), left[0], left[999]), (1_000, (second, 1), (second / 1_000, 1)));
+
+        let pace = Pace { due: start, every: second / 100_000, end: start + second };
+        let left: Vec<_> = pace.left(start + second).collect();
+        assert!(left.len() <= 1_024);
+        assert_eq!((left[0].0, left.iter().map(|(_, count)| count).sum::<u64>()), (second, 100_000));
+    }
 }
