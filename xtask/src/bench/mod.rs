@@ -6,6 +6,8 @@ pub(crate) mod grpc;
 pub(crate) mod http;
 mod http_server;
 pub(crate) mod load;
+#[allow(dead_code, reason = "each benchmark draws with a part of it")]
+mod plot;
 pub(crate) mod resp;
 
 use anyhow::{Context, Result};
