@@ -506,6 +506,16 @@ fn bench_counts_latency_from_when_a_request_was_due() {
 }
 
 #[test]
+fn bench_says_when_it_may_not_have_so_many_connections() {
+    let program = env!("CARGO_BIN_EXE_snowmint");
+    let limited = format!("ulimit -n 300 && exec '{program}' bench --connections 100");
+    let Output { status, stderr, .. } = Command::new("sh").args(["-c", &limited]).output().unwrap();
+    let err = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(1), "{err}");
+    assert!(err.contains("open files for 44 connections, and 100 are wanted"), "{err}");
+}
+
+#[test]
 fn bench_tells_errors_by_their_code() {
     let url = serve(|_| (503, r#"{"error":{"code":"WORKER_UNAVAILABLE","message":"no slot"}}"#.to_owned()));
     let (code, report, err) = bench(&url, &[]);

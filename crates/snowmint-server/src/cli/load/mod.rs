@@ -26,6 +26,7 @@ use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::server_url::{ServerUrl, ServerUrlError};
+use crate::open_files;
 use answer::{Answer, Malformed};
 use grpc::Caller;
 use seen::{Run, Seen};
@@ -270,6 +271,11 @@ pub(super) enum Checked {
 
 /// Puts a load on a server.
 pub(super) async fn run(plan: Plan, progress: Arc<Progress>) -> Result<Report, LoadError> {
+    if let Some(allowed) = open_files::raise_limit()
+        && u64::from(plan.connections) > allowed
+    {
+        return Err(LoadError::OpenFiles { connections: plan.connections, allowed });
+    }
     let mut links = Vec::new();
     for _ in 0..plan.connections {
         let connected = plan.connect().await;
@@ -621,6 +627,17 @@ pub(super) enum LoadError {
         address: String,
         /// Why.
         source: io::Error,
+    },
+    /// More connections than the process may have.
+    #[error(
+        "the system allows open files for {allowed} connections, and {connections} are wanted: raise its limit (ulimit -Hn), \
+         or ask for fewer"
+    )]
+    OpenFiles {
+        /// How many are wanted.
+        connections: u32,
+        /// How many there may be.
+        allowed: u64,
     },
     /// A connection's task broke.
     #[error("a connection's task ended before its time")]
