@@ -4,6 +4,8 @@
 //! way each, medians. The bare server answers with a constant in the same messages, so what it costs is what
 //! gRPC costs.
 
+use std::path::Path;
+
 use anyhow::Result;
 use tempfile::TempDir;
 use xshell::{Shell, cmd};
@@ -21,7 +23,7 @@ pub(crate) fn run(shell: &Shell, options: &Options) -> Result<()> {
         Ok(cmd!(shell, "cargo build --profile dist --locked -p xtask --example bare_tonic").run()?)
     })?;
     let (loader, data_dir) = (Loader::new(shell, options)?, TempDir::new()?);
-    let (ours, bare) = (start_snowmint(&loader, &data_dir)?, start_bare(shell)?);
+    let (ours, bare) = (start_snowmint(&loader, data_dir.path())?, start_bare(shell)?);
     let (our_runs, bare_runs) = loader.alternate("single IDs", &ours, &bare, &[])?;
     println!("\n{:<44}{:>12}{:>12}{:>8}  wanted", "", "snowmint", "bare tonic", "ratio");
     compare("single IDs, requests/s", rate(&our_runs), rate(&bare_runs), "");
@@ -30,11 +32,11 @@ pub(crate) fn run(shell: &Shell, options: &Options) -> Result<()> {
     loader.half_load(&ours, &bare, &bare_runs)
 }
 
-fn start_snowmint(loader: &Loader, data_dir: &TempDir) -> Result<Target> {
+pub(super) fn start_snowmint(loader: &Loader, data_dir: &Path) -> Result<Target> {
     let (http, grpc) = (free_address()?, free_address()?.to_string());
     let mut command = pin(SERVER_CORE)?;
     command.extend([loader.snowmint.display().to_string(), "serve".into()]);
-    command.extend(["--data-dir".into(), data_dir.path().display().to_string()]);
+    command.extend(["--data-dir".into(), data_dir.display().to_string()]);
     let listen = http.to_string();
     let environment = [
         ("SNOWMINT_HTTP__LISTEN", listen.as_str()),
@@ -46,7 +48,7 @@ fn start_snowmint(loader: &Loader, data_dir: &TempDir) -> Result<Target> {
     Ok(Target { server, url: format!("grpc://{grpc}") })
 }
 
-fn start_bare(shell: &Shell) -> Result<Target> {
+pub(super) fn start_bare(shell: &Shell) -> Result<Target> {
     let address = free_address()?;
     let mut command = pin(SERVER_CORE)?;
     let program = target_dir(shell)?.join("dist/examples/bare_tonic");

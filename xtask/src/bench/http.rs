@@ -23,7 +23,7 @@ pub(super) const ID_PATH: &str = "/api/v1/id";
 const RANGES_IDS: u64 = 1_000_000;
 const BATCH_IDS: u64 = 10_000;
 /// A batch takes milliseconds of the format's IDs: more connections would only wait for each other.
-const BATCH_CONNECTIONS: u32 = 4;
+pub(super) const BATCH_CONNECTIONS: u32 = 4;
 const MEMORY_AFTER_REQUESTS: u64 = 1_000_000;
 const STEADY_REQUESTS_PER_S: u64 = 10_000;
 /// What hyper adds by itself, or what belongs to the one connection that was asked on.
@@ -133,7 +133,12 @@ impl<'a> Bench<'a> {
     }
 }
 
-fn start_snowmint(loader: &Loader, data_dir: &Path, journal: &str, more: &[(&str, &str)]) -> Result<Target> {
+pub(super) fn start_snowmint(
+    loader: &Loader,
+    data_dir: &Path,
+    journal: &str,
+    more: &[(&str, &str)],
+) -> Result<Target> {
     let address = free_address()?;
     let mut command = pin(SERVER_CORE)?;
     command.extend([loader.snowmint.display().to_string(), "serve".into()]);
@@ -151,7 +156,7 @@ fn start_snowmint(loader: &Loader, data_dir: &Path, journal: &str, more: &[(&str
 }
 
 /// Starts the bare server with an answer of `ours` as its constant.
-fn start_bare(program: &Path, ours: &Server) -> Result<Target> {
+pub(super) fn start_bare(program: &Path, ours: &Server) -> Result<Target> {
     let address = free_address()?;
     let answer = ours.get(ID_PATH)?;
     let mut command = pin(SERVER_CORE)?;

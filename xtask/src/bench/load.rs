@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use xshell::{Shell, cmd};
 
-use super::http::{compare, median, to_f64};
+use super::http::{compare, median};
 use super::http_server::Server;
 use super::read_pinned;
 use crate::tools::{step, target_dir};
@@ -31,10 +31,9 @@ pub(crate) struct Options {
 
 /// The load generator: `snowmint bench`, on a core of its own.
 pub(super) struct Loader<'a> {
-    shell: &'a Shell,
+    pub(super) shell: &'a Shell,
     pub(super) options: &'a Options,
     pub(super) snowmint: PathBuf,
-    clock_ticks_hz: u64,
 }
 
 /// A server, and the URL under which it is loaded.
@@ -43,19 +42,29 @@ pub(super) struct Target {
     pub(super) url: String,
 }
 
+/// The names of the latencies in [`Run::latencies_us`].
+pub(super) const LATENCIES: [&str; 5] = ["p50", "p90", "p99", "p99_9", "max"];
+const P99: usize = 2;
+
 /// One run against one server.
 pub(super) struct Run {
+    pub(super) requests: f64,
     pub(super) requests_per_s: f64,
+    pub(super) ids_per_s: f64,
+    /// The server's.
+    pub(super) processor_us: f64,
     pub(super) processor_us_per_request: f64,
     /// Of one core.
     pub(super) processor_share: f64,
-    pub(super) p99_us: f64,
+    pub(super) latencies_us: [f64; LATENCIES.len()],
+    /// Of which IDs it is known that none came twice.
+    pub(super) checked: String,
 }
 
 impl<'a> Loader<'a> {
     pub(super) fn new(shell: &'a Shell, options: &'a Options) -> Result<Self> {
         let snowmint = target_dir(shell)?.join("dist/snowmint");
-        Ok(Self { shell, options, snowmint, clock_ticks_hz: clock_ticks_hz(shell)? })
+        Ok(Self { shell, options, snowmint })
     }
 
     /// Single IDs from two servers in turn.
@@ -87,19 +96,24 @@ impl<'a> Loader<'a> {
         self.load(target, self.options.connections, arguments)
     }
 
+    /// Without a check: a bare server repeats one ID; and checking would slow the load down, not the server.
     pub(super) fn load(&self, target: &Target, connections: u32, arguments: &[&str]) -> Result<Run> {
+        self.load_checked(target, connections, &[arguments, &["--no-check"]].concat())
+    }
+
+    /// Fails where an ID came twice.
+    pub(super) fn load_checked(&self, target: &Target, connections: u32, arguments: &[&str]) -> Result<Run> {
         let mut command = vec![self.snowmint.display().to_string(), "bench".into(), "--json".into()];
-        // A bare server repeats one ID; and checking would slow the load down, not the server.
-        command.push("--no-check".into());
         command.extend(["--url".into(), target.url.clone()]);
         command.extend(["--seconds".into(), self.options.seconds.to_string()]);
         command.extend(["--connections".into(), connections.to_string()]);
         command.extend(arguments.iter().map(ToString::to_string));
 
-        let (started, used_us) = (Instant::now(), target.server.processor_us(self.clock_ticks_hz)?);
+        let (started, used) = (Instant::now(), target.server.processor_time()?);
         let text = read_pinned(self.shell, LOAD_CORE, &command)?;
-        let (elapsed, used_us) =
-            (started.elapsed(), target.server.processor_us(self.clock_ticks_hz)? - used_us);
+        let elapsed = started.elapsed();
+        // A thread that ended took its time along.
+        let used = target.server.processor_time()?.saturating_sub(used);
 
         let report: Value = serde_json::from_str(&text).context("the load generator's report is JSON")?;
         let number = |at: &str| {
@@ -108,11 +122,20 @@ impl<'a> Loader<'a> {
         ensure!(number("/errors")? == 0.0, "requests failed: {text}");
         let requests = number("/requests")?;
         ensure!(requests > 0.0, "there was no request: {text}");
+        let mut latencies_us = [0.0; LATENCIES.len()];
+        for (latency_us, name) in latencies_us.iter_mut().zip(LATENCIES) {
+            *latency_us = number(&format!("/latency_us/{name}"))?;
+        }
+        let processor_us = used.as_secs_f64() * 1e6;
         Ok(Run {
+            requests,
             requests_per_s: number("/requests_per_s")?,
-            processor_us_per_request: to_f64(used_us) / requests,
-            processor_share: to_f64(used_us) / 1e6 / elapsed.as_secs_f64(),
-            p99_us: number("/latency_us/p99")?,
+            ids_per_s: number("/ids_per_s")?,
+            processor_us,
+            processor_us_per_request: processor_us / requests,
+            processor_share: used.as_secs_f64() / elapsed.as_secs_f64(),
+            latencies_us,
+            checked: report["checked"].as_str().unwrap_or_default().to_owned(),
         })
     }
 }
@@ -150,5 +173,9 @@ pub(super) fn cost_us(runs: &[Run]) -> f64 {
 }
 
 pub(super) fn p99_us(runs: &[Run]) -> f64 {
-    median(runs.iter().map(|run| run.p99_us))
+    latencies_us(runs)[P99]
+}
+
+pub(super) fn latencies_us(runs: &[Run]) -> [f64; LATENCIES.len()] {
+    std::array::from_fn(|at| median(runs.iter().map(|run| run.latencies_us[at])))
 }
