@@ -23,6 +23,7 @@ pub mod log;
 pub mod metrics;
 pub mod objects;
 pub mod observe;
+mod open_files;
 pub mod privacy;
 pub mod registry;
 pub mod report;

@@ -478,7 +478,41 @@ fn bench_finds_duplicates_unless_told_not_to_look() {
 fn bench_keeps_to_a_rate() {
     let url = serve(|_| (200, String::new()));
     let (_, report, _) = bench(&url, &["--no-check", "--rate", "50"]);
-    assert!((1..=50).contains(&report["requests"].as_u64().unwrap()), "{report}");
+    assert_eq!((&report["requests"], &report["latency_from"]), (&50.into(), &"due".into()), "{report}");
+}
+
+/// A thousand requests a second for a second, in which the server stands still for 300 ms once: those due in the
+/// first 100 ms of that, a tenth, waited for 200 ms at least. Counted from when they were sent, or left out, it were the
+/// four that were under way.
+#[test]
+fn bench_counts_latency_from_when_a_request_was_due() {
+    let (stall, stall_us) = (std::time::Duration::from_millis(300), 300_000);
+    let answered = std::sync::Mutex::new(0);
+    let url = serve(move |_| {
+        let mut answered = answered.lock().unwrap();
+        *answered += 1;
+        if *answered == 300 {
+            #[expect(clippy::disallowed_methods, reason = "the thread of a server that is to stand still")]
+            std::thread::sleep(stall);
+        }
+        (200, String::new())
+    });
+    let (code, report, err) = bench(&url, &["--no-check", "--rate", "1000"]);
+    assert_eq!((code, err.as_str()), (0, ""), "{report}");
+    assert_eq!((&report["requests"], &report["errors"]), (&1_000.into(), &0.into()), "{report}");
+    let latency_us = |name: &str| report["latency_us"][name].as_u64().unwrap();
+    assert!(latency_us("p90") >= 190_000, "{report}");
+    assert!(latency_us("max") >= stall_us, "{report}");
+}
+
+#[test]
+fn bench_says_when_it_may_not_have_so_many_connections() {
+    let program = env!("CARGO_BIN_EXE_snowmint");
+    let limited = format!("ulimit -n 300 && exec '{program}' bench --connections 100");
+    let Output { status, stderr, .. } = Command::new("sh").args(["-c", &limited]).output().unwrap();
+    let err = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(1), "{err}");
+    assert!(err.contains("open files for 44 connections, and 100 are wanted"), "{err}");
 }
 
 #[test]

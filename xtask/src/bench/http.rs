@@ -6,43 +6,28 @@
 //! returns the same bytes and headers for every request, so what it costs is what HTTP costs; ours writes
 //! nothing down in that comparison. All are built as they would be shipped, in the profile `dist`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::Value;
 use tempfile::TempDir;
 use xshell::{Shell, cmd};
 
 use super::http_server::{Server, free_address};
-use super::{pin, read_pinned};
+use super::load::{Loader, Options, Run, SERVER_CORE, Target, alternate, cost_us, p99_us, rate};
+use super::pin;
 use crate::tools::{step, target_dir};
 
-const SERVER_CORE: usize = 0;
-const LOAD_CORE: usize = 1;
-const ID_PATH: &str = "/api/v1/id";
+pub(super) const ID_PATH: &str = "/api/v1/id";
 const RANGES_IDS: u64 = 1_000_000;
 const BATCH_IDS: u64 = 10_000;
 /// A batch takes milliseconds of the format's IDs: more connections would only wait for each other.
-const BATCH_CONNECTIONS: u32 = 4;
+pub(super) const BATCH_CONNECTIONS: u32 = 4;
 const MEMORY_AFTER_REQUESTS: u64 = 1_000_000;
 const STEADY_REQUESTS_PER_S: u64 = 10_000;
 /// What hyper adds by itself, or what belongs to the one connection that was asked on.
 const OWN_HEADERS: [&str; 3] = ["connection", "content-length", "date"];
-
-/// How much is measured.
-#[derive(clap::Args)]
-pub(crate) struct Options {
-    /// How long each run lasts.
-    #[arg(long, default_value_t = 4)]
-    seconds: u64,
-    /// How many connections each run uses.
-    #[arg(long, default_value_t = 64)]
-    connections: u32,
-    /// How often the order ours, bare, bare, ours is gone through.
-    #[arg(long, default_value_t = 3)]
-    rounds: u32,
-}
 
 /// Measures both servers and prints the table.
 pub(crate) fn run(shell: &Shell, options: &Options) -> Result<()> {
@@ -51,17 +36,18 @@ pub(crate) fn run(shell: &Shell, options: &Options) -> Result<()> {
         Ok(cmd!(shell, "cargo build --profile dist --locked -p xtask --example bare_hyper").run()?)
     })?;
     let bench = Bench::start(shell, options)?;
-    let (ours, bare) = bench.alternate("single IDs", &bench.ours, &bench.bare)?;
+    let (ours, bare) = bench.loader.alternate("single IDs", &bench.ours, &bench.bare, &[])?;
     println!("\n{:<44}{:>12}{:>12}{:>8}  wanted", "", "snowmint", "bare hyper", "ratio");
     compare("single IDs, requests/s", rate(&ours), rate(&bare), "at least 0.9");
-    compare("single IDs, processor us per request", cost_us(&ours), cost_us(&bare), "at most 1.3");
+    compare("single IDs, processor us per request", cost_us(&ours), cost_us(&bare), "at most 1.15");
     compare("single IDs, p99 us", p99_us(&ours), p99_us(&bare), "");
+    bench.loader.half_load(&bench.ours, &bench.bare, &bare)?;
     bench.steady()?;
     show("resident memory after 1,000,000 requests, MB", bench.resident_mb()?, "below 40");
-    show("from start to first ID, ms", bench.ours.first_answer.as_secs_f64() * 1e3, "below 200");
+    show("from start to first ID, ms", bench.ours.server.first_answer.as_secs_f64() * 1e3, "below 200");
     show("batches of 10,000, IDs/s", bench.batches()?, "");
     show("ranges of 1,000,000, IDs/s", bench.ranges()?, "");
-    let (recorded, silent) = bench.alternate("written down", &bench.recorded, &bench.ours)?;
+    let (recorded, silent) = bench.loader.alternate("written down", &bench.recorded, &bench.ours, &[])?;
     println!("\n{:<44}{:>12}{:>12}{:>8}  wanted", "", "journal on", "off", "ratio");
     compare("single IDs, requests/s", rate(&recorded), rate(&silent), "at least 0.85");
     compare("single IDs, processor us per request", cost_us(&recorded), cost_us(&silent), "");
@@ -74,80 +60,42 @@ pub(crate) fn run(shell: &Shell, options: &Options) -> Result<()> {
 }
 
 struct Bench<'a> {
-    shell: &'a Shell,
-    options: &'a Options,
-    snowmint: PathBuf,
+    loader: Loader<'a>,
     /// Writes nothing down.
-    ours: Server,
+    ours: Target,
     /// As it is by default: with a journal, and the metrics store and the archive behind it.
-    recorded: Server,
-    bare: Server,
-    clock_ticks_hz: u64,
+    recorded: Target,
+    bare: Target,
     _data_dirs: [TempDir; 2],
-}
-
-/// One run of the load generator against one server.
-struct Run {
-    requests_per_s: f64,
-    processor_us_per_request: f64,
-    /// Of one core.
-    processor_share: f64,
-    p99_us: f64,
 }
 
 impl<'a> Bench<'a> {
     fn start(shell: &'a Shell, options: &'a Options) -> Result<Self> {
-        let programs = target_dir(shell)?.join("dist");
-        let snowmint = programs.join("snowmint");
+        let loader = Loader::new(shell, options)?;
         let data_dirs = [TempDir::new()?, TempDir::new()?];
-        let ours = start_snowmint(&snowmint, data_dirs[0].path(), "off", &[])?;
-        let recorded = start_snowmint(&snowmint, data_dirs[1].path(), "relaxed", &[])?;
-        let bare = start_bare(&programs.join("examples/bare_hyper"), &ours)?;
-        let clock_ticks_hz = cmd!(shell, "getconf CLK_TCK").quiet().read()?.parse()?;
-        Ok(Self { shell, options, snowmint, ours, recorded, bare, clock_ticks_hz, _data_dirs: data_dirs })
-    }
-
-    /// Single IDs from two servers in turn.
-    fn alternate(&self, what: &str, one: &Server, other: &Server) -> Result<(Vec<Run>, Vec<Run>)> {
-        let (mut ones, mut others) = (Vec::new(), Vec::new());
-        step(what, || {
-            for _ in 0..self.options.rounds {
-                ones.push(self.single_ids(one, &[])?);
-                others.push(self.single_ids(other, &[])?);
-                others.push(self.single_ids(other, &[])?);
-                ones.push(self.single_ids(one, &[])?);
-            }
-            Ok(())
-        })?;
-        Ok((ones, others))
+        let ours = start_snowmint(&loader, data_dirs[0].path(), "off", &[])?;
+        let recorded = start_snowmint(&loader, data_dirs[1].path(), "relaxed", &[])?;
+        let bare = start_bare(&target_dir(shell)?.join("dist/examples/bare_hyper"), &ours.server)?;
+        Ok(Self { loader, ours, recorded, bare, _data_dirs: data_dirs })
     }
 
     /// Single IDs from a node with its archive and from one without, both as they are by default otherwise. Each run
     /// has a node of its own: what one has yet to write would take its time from the next.
     fn archived(&self) -> Result<(Vec<Run>, Vec<Run>)> {
-        let (mut with, mut without) = (Vec::new(), Vec::new());
         let run = |archive: &[(&str, &str)]| {
             let data_dir = TempDir::new()?;
-            self.single_ids(&start_snowmint(&self.snowmint, data_dir.path(), "relaxed", archive)?, &[])
+            let node = start_snowmint(&self.loader, data_dir.path(), "relaxed", archive)?;
+            self.loader.single_ids(&node, &[])
         };
         let off = [("SNOWMINT_AUDIT__URL", "off")];
-        step("archive", || {
-            for _ in 0..self.options.rounds {
-                with.push(run(&[])?);
-                without.push(run(&off)?);
-                without.push(run(&off)?);
-                with.push(run(&[])?);
-            }
-            Ok(())
-        })?;
-        Ok((with, without))
+        alternate("archive", self.loader.options.rounds, || run(&[]), || run(&off))
     }
 
     /// The processor share, in percent of a core, of both at so many requests a second.
     fn steady(&self) -> Result<()> {
         let rate = STEADY_REQUESTS_PER_S.to_string();
-        let ours = self.single_ids(&self.ours, &["--rate", &rate])?;
-        let bare = self.single_ids(&self.bare, &["--rate", &rate])?;
+        let ours = self.loader.single_ids(&self.ours, &["--rate", &rate])?;
+        let bare = self.loader.single_ids(&self.bare, &["--rate", &rate])?;
         let (ours_share, bare_share) = (ours.processor_share * 100.0, bare.processor_share * 100.0);
         compare("processor share at 10,000 requests/s, %", ours_share, bare_share, "");
         show("  beyond the bare server's", ours_share - bare_share, "below 5");
@@ -160,66 +108,40 @@ impl<'a> Bench<'a> {
     fn resident_mb(&self) -> Result<f64> {
         let mut requests = 0.0;
         while requests < to_f64(MEMORY_AFTER_REQUESTS) {
-            requests += self.single_ids(&self.ours, &[])?.requests_per_s * to_f64(self.options.seconds);
+            requests +=
+                self.loader.single_ids(&self.ours, &[])?.requests_per_s * to_f64(self.loader.options.seconds);
         }
-        Ok(to_f64(self.ours.resident_kib()?) * 1024.0 / 1e6)
+        Ok(to_f64(self.ours.server.resident_kib()?) * 1024.0 / 1e6)
     }
 
     fn batches(&self) -> Result<f64> {
         let arguments = ["--batch", &BATCH_IDS.to_string()];
         // All or nothing: an answered batch is a whole one.
-        Ok(self.load(&self.ours, BATCH_CONNECTIONS, &arguments)?.requests_per_s * to_f64(BATCH_IDS))
+        Ok(self.loader.load(&self.ours, BATCH_CONNECTIONS, &arguments)?.requests_per_s * to_f64(BATCH_IDS))
     }
 
     /// One caller after the other: a single one already asks for more than the format has.
     fn ranges(&self) -> Result<f64> {
         let started = Instant::now();
         let mut ids = 0;
-        while started.elapsed() < Duration::from_secs(self.options.seconds) {
-            let answer = self.ours.get(&format!("/api/v1/ranges?count={RANGES_IDS}"))?;
+        while started.elapsed() < Duration::from_secs(self.loader.options.seconds) {
+            let answer = self.ours.server.get(&format!("/api/v1/ranges?count={RANGES_IDS}"))?;
             let answer: Value = serde_json::from_str(&answer.body).context("ranges are JSON")?;
             ids += answer["count"].as_u64().context("ranges have a count")?;
         }
         Ok(to_f64(ids) / started.elapsed().as_secs_f64())
     }
-
-    fn single_ids(&self, server: &Server, arguments: &[&str]) -> Result<Run> {
-        self.load(server, self.options.connections, arguments)
-    }
-
-    fn load(&self, server: &Server, connections: u32, arguments: &[&str]) -> Result<Run> {
-        let mut command = vec![self.snowmint.display().to_string(), "bench".into(), "--json".into()];
-        // The bare server repeats one ID; and checking would slow the load down, not the server.
-        command.push("--no-check".into());
-        command.extend(["--url".into(), server.url()]);
-        command.extend(["--seconds".into(), self.options.seconds.to_string()]);
-        command.extend(["--connections".into(), connections.to_string()]);
-        command.extend(arguments.iter().map(ToString::to_string));
-
-        let (started, used_us) = (Instant::now(), server.processor_us(self.clock_ticks_hz)?);
-        let text = read_pinned(self.shell, LOAD_CORE, &command)?;
-        let (elapsed, used_us) = (started.elapsed(), server.processor_us(self.clock_ticks_hz)? - used_us);
-
-        let report: Value = serde_json::from_str(&text).context("the load generator's report is JSON")?;
-        let number = |at: &str| {
-            report.pointer(at).and_then(Value::as_f64).with_context(|| format!("no {at} in {text}"))
-        };
-        ensure!(number("/errors")? == 0.0, "requests failed: {text}");
-        let requests = number("/requests")?;
-        ensure!(requests > 0.0, "there was no request: {text}");
-        Ok(Run {
-            requests_per_s: number("/requests_per_s")?,
-            processor_us_per_request: to_f64(used_us) / requests,
-            processor_share: to_f64(used_us) / 1e6 / elapsed.as_secs_f64(),
-            p99_us: number("/latency_us/p99")?,
-        })
-    }
 }
 
-fn start_snowmint(program: &Path, data_dir: &Path, journal: &str, more: &[(&str, &str)]) -> Result<Server> {
+pub(super) fn start_snowmint(
+    loader: &Loader,
+    data_dir: &Path,
+    journal: &str,
+    more: &[(&str, &str)],
+) -> Result<Target> {
     let address = free_address()?;
     let mut command = pin(SERVER_CORE)?;
-    command.extend([program.display().to_string(), "serve".into()]);
+    command.extend([loader.snowmint.display().to_string(), "serve".into()]);
     command.extend(["--data-dir".into(), data_dir.display().to_string()]);
     let listen = address.to_string();
     let mut environment = vec![
@@ -229,30 +151,20 @@ fn start_snowmint(program: &Path, data_dir: &Path, journal: &str, more: &[(&str,
         ("SNOWMINT_JOURNAL__DURABILITY", journal),
     ];
     environment.extend(more);
-    Server::start(&command, &environment, address, ID_PATH)
+    let server = Server::start(&command, &environment, address, ID_PATH)?;
+    Ok(Target { url: server.url(), server })
 }
 
 /// Starts the bare server with an answer of `ours` as its constant.
-fn start_bare(program: &Path, ours: &Server) -> Result<Server> {
+pub(super) fn start_bare(program: &Path, ours: &Server) -> Result<Target> {
     let address = free_address()?;
     let answer = ours.get(ID_PATH)?;
     let mut command = pin(SERVER_CORE)?;
     command.extend([program.display().to_string(), address.to_string(), answer.body]);
     let headers = answer.headers.iter().filter(|(name, _)| !OWN_HEADERS.contains(&name.as_str()));
     command.extend(headers.map(|(name, value)| format!("{name}={value}")));
-    Server::start(&command, &[], address, ID_PATH)
-}
-
-fn rate(runs: &[Run]) -> f64 {
-    median(runs.iter().map(|run| run.requests_per_s))
-}
-
-fn cost_us(runs: &[Run]) -> f64 {
-    median(runs.iter().map(|run| run.processor_us_per_request))
-}
-
-fn p99_us(runs: &[Run]) -> f64 {
-    median(runs.iter().map(|run| run.p99_us))
+    let server = Server::start(&command, &[], address, ID_PATH)?;
+    Ok(Target { url: server.url(), server })
 }
 
 pub(super) fn median(values: impl Iterator<Item = f64>) -> f64 {

@@ -2,8 +2,16 @@
 
 pub(crate) mod audit;
 pub(crate) mod core;
+pub(crate) mod grpc;
 pub(crate) mod http;
 mod http_server;
+pub(crate) mod load;
+#[allow(dead_code, reason = "each benchmark draws with a part of it")]
+mod plot;
+pub(crate) mod ranges;
+pub(crate) mod rates;
+pub(crate) mod resp;
+pub(crate) mod scaling;
 
 use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
@@ -15,8 +23,29 @@ pub(crate) enum Bench {
     Audit(audit::Options),
     /// The generator: what an ID costs beside `ferroid`'s, and how near it comes to the format's limit.
     Core,
-    /// The server, beside a bare hyper server that returns a constant.
-    Http(http::Options),
+    /// The server over gRPC, beside a bare tonic server that returns a constant.
+    Grpc(load::Options),
+    /// The server over HTTP, beside a bare hyper server that returns a constant.
+    Http(load::Options),
+    /// IDs as ranges, at the limit of one slot and of many, every one received checked for duplicates.
+    Ranges(ranges::Options),
+    /// Latencies at fixed rates over HTTP and gRPC, beside bare servers.
+    Rates(load::Options),
+    /// The server over RESP, beside Redis.
+    Resp(resp::Options),
+    /// What a request costs with 1 to 10,000 connections, and an ID in answers of 1 to 10,000.
+    Scaling(scaling::Options),
+}
+
+/// Where the documentation has its plots.
+const PLOTS: &str = "docs/plots";
+
+/// Keeps a plot for the documentation, and says where.
+fn keep_plot(shell: &Shell, name: &str, svg: &str) -> Result<()> {
+    let path = format!("{PLOTS}/{name}.svg");
+    shell.write_file(&path, svg)?;
+    println!("{path}");
+    Ok(())
 }
 
 /// What runs a program on one core alone: nothing where there is only one, or no `taskset`.

@@ -1,7 +1,7 @@
 //! `bench`: load for a server.
 
 use std::io::Write;
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,8 +9,9 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::{Instant, interval};
 
-use super::load::{self, CONNECTIONS_MAX, Checked, Demand, Plan, Progress, Report};
-use super::server_url::ServerUrl;
+use super::load::{
+    self, CONNECTIONS_MAX, Checked, Demand, LatencyFrom, Plan, Progress, RATE_PER_S_MAX, Report, Target,
+};
 use super::{CliError, DEFAULT_SERVER};
 
 /// How often the progress line changes.
@@ -20,9 +21,10 @@ const SECONDS_MAX: u64 = 604_800;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// The server; with --no-check a full URL may stand here, which is then requested as it is
+    /// The server, grpc://HOST:PORT to ask over gRPC; with --no-check a full URL may stand here, which is then
+    /// requested as it is
     #[arg(long, value_name = "URL", default_value = DEFAULT_SERVER)]
-    url: ServerUrl,
+    url: Target,
     /// For how long
     #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=SECONDS_MAX))]
     seconds: u64,
@@ -30,8 +32,13 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "C", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=i64::from(CONNECTIONS_MAX)))]
     connections: u32,
     /// Aim at R requests a second; otherwise as many as there can be
-    #[arg(long, value_name = "R")]
-    rate: Option<NonZeroU32>,
+    ///
+    /// Each request is then due at a time of its own, and its latency counts from that time rather than from when it was
+    /// sent: while the server stands still, requests go on being due, and all of them show how long they waited
+    /// (percentiles are corrected for coordinated omission). Requests that could not be sent within 5 s of the end
+    /// are errors, and count with how long they had waited. Being on time keeps a processor busy.
+    #[arg(long, value_name = "R", value_parser = clap::value_parser!(u32).range(1..=i64::from(RATE_PER_S_MAX)))]
+    rate: Option<u32>,
     /// Ask for lists of N IDs rather than for single ones
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     batch: Option<u32>,
@@ -54,11 +61,13 @@ impl Arguments {
         let demand = match (self.batch, self.ranges) {
             (Some(count), _) => Demand::Batch(count),
             (None, Some(count)) => Demand::Ranges(count),
-            (None, None) if self.no_check && !self.url.path().is_empty() => Demand::Path,
-            (None, None) => Demand::Single,
+            (None, None) => match &self.url {
+                Target::Rest(url) if self.no_check && !url.path().is_empty() => Demand::Path,
+                _ => Demand::Single,
+            },
         };
         Plan {
-            url: self.url.clone(),
+            target: self.url.clone(),
             demand,
             duration: Duration::from_secs(self.seconds),
             connections: self.connections,
@@ -98,7 +107,8 @@ fn title(plan: &Plan) -> String {
         Demand::Ranges(count) => format!("ranges of {count} IDs"),
         Demand::Path => "answers".to_owned(),
     };
-    format!("{what} from {} over {} connections", plan.url, plan.connections)
+    let rate = plan.rate.map_or_else(String::new, |rate| format!(", at {rate} requests/s,"));
+    format!("{what} from {} over {} connections{rate}", plan.target, plan.connections)
 }
 
 /// Shows a line that moves, where standard error is a terminal.
@@ -141,6 +151,9 @@ fn write(out: &mut dyn Write, title: &str, report: &Report) -> std::io::Result<(
         ("longest", latency_us.max),
     ] {
         writeln!(out, "{name:<12}{value_us:>14} µs")?;
+    }
+    if report.latency_from == LatencyFrom::Due {
+        writeln!(out, "\nlatencies count from when each request was due")?;
     }
     writeln!(out)?;
     for (code, count) in &report.errors_by_code {

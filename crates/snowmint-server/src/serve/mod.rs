@@ -31,7 +31,7 @@ use crate::registry::{
 };
 use crate::service::Service;
 use crate::settings::Settings;
-use crate::{api, log};
+use crate::{api, log, open_files};
 use records::Records;
 pub(crate) use registries::existing_registry;
 
@@ -101,6 +101,7 @@ pub enum ServeError {
 /// Serves until SIGTERM or SIGINT, then drains.
 pub fn run(loaded: &Loaded) -> Result<(), ServeError> {
     log::init(&loaded.config.log);
+    allow_connections(loaded.config.limits.connections);
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(ServeError::Runtime)?;
     let stop = CancellationToken::new();
@@ -108,6 +109,18 @@ pub fn run(loaded: &Loaded) -> Result<(), ServeError> {
         stop_on_signal(&stop).map_err(ServeError::Runtime)?;
         serve(&loaded.config, stop).await
     })
+}
+
+/// Lets the process have as many open files as the system allows, and says where that is less than what is configured.
+fn allow_connections(wanted: usize) {
+    if let Some(allowed) = open_files::raise_limit()
+        && u64::try_from(wanted).is_ok_and(|wanted| wanted > allowed)
+    {
+        tracing::warn!(
+            "limits.connections is {wanted}, and the system allows open files for {allowed}: raise its limit (LimitNOFILE \
+             of systemd, ulimits of a container, ulimit -Hn of a shell), or lower limits.connections"
+        );
+    }
 }
 
 /// Serves until `stop`.

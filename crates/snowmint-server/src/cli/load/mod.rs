@@ -1,16 +1,19 @@
 //! Load for a server, from a client that is cheap enough not to be what is measured.
 //!
 //! Each connection has one request under way at a time. Without a rate the next follows at once, so that
-//! latencies are those at the rate that came about; with one, a request that is late because the one
-//! before it took long counts from when it was due. A request is the same bytes every time, an answer is
-//! scanned, not parsed, and every ID received is checked against all others.
+//! latencies are those at the rate that came about. With one, every request has a time at which it is due, whatever
+//! became of those before it, and its latency counts from then: a server that stands still for a while shows in
+//! all that were due meanwhile ("coordinated omission" is what leaves them out). A request is the same bytes every
+//! time, an answer is scanned, not parsed, and every ID received is checked against all others.
 
 mod answer;
+mod grpc;
 mod seen;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
-use std::num::NonZeroU32;
+use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,15 +22,21 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
-use super::server_url::ServerUrl;
+use super::server_url::{ServerUrl, ServerUrlError};
+use crate::open_files;
 use answer::{Answer, Malformed};
+use grpc::Caller;
 use seen::{Run, Seen};
 
+/// How the URL of a server that is asked over gRPC begins.
+const GRPC_SCHEME: &str = "grpc://";
 /// The most connections of one load.
 pub(super) const CONNECTIONS_MAX: u32 = 10_000;
+/// The highest rate, in requests a second: more than a machine can make.
+pub(super) const RATE_PER_S_MAX: u32 = 10_000_000;
 /// The longest answer, in bytes: ten thousand IDs in the longest form are well below it.
 const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Room that a read is given at least, in bytes.
@@ -38,8 +47,12 @@ const CONNECT_WAIT: Duration = Duration::from_secs(5);
 const RECONNECT_WAIT: Duration = Duration::from_millis(100);
 /// How long after the end answers are still waited for.
 const LAST_ANSWER_WAIT: Duration = Duration::from_secs(5);
+/// How late a timer may be.
+const TIMER_LATE_MAX: Duration = Duration::from_millis(2);
 /// Requests, or runs of IDs, that a connection keeps to itself before it adds them to the totals.
 const NOTES_MAX: usize = 1_024;
+/// Requests of a connection that were never sent are counted one by one up to so many, and in so many groups beyond.
+const UNSENT_GROUPS_MAX: u64 = 1_024;
 /// The longest latency told apart from longer ones, in nanoseconds: five minutes.
 const LATENCY_NS_MAX: u64 = 300_000_000_000;
 /// Significant digits of a latency.
@@ -87,11 +100,46 @@ impl Demand {
     }
 }
 
+/// A server, and the protocol that it is asked in.
+#[derive(Clone, Debug)]
+pub(super) enum Target {
+    Rest(ServerUrl),
+    Grpc(ServerUrl),
+}
+
+impl Target {
+    pub(super) fn url(&self) -> &ServerUrl {
+        match self {
+            Self::Rest(url) | Self::Grpc(url) => url,
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rest(url) => write!(f, "{url}"),
+            Self::Grpc(url) => write!(f, "{GRPC_SCHEME}{}", url.authority()),
+        }
+    }
+}
+
+impl FromStr for Target {
+    type Err = ServerUrlError;
+
+    fn from_str(text: &str) -> Result<Self, ServerUrlError> {
+        match text.strip_prefix(GRPC_SCHEME) {
+            Some(rest) => format!("http://{rest}").parse().map(Self::Grpc),
+            None => text.parse().map(Self::Rest),
+        }
+    }
+}
+
 /// A load.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     /// Of what server.
-    pub(super) url: ServerUrl,
+    pub(super) target: Target,
     /// What each request asks for.
     pub(super) demand: Demand,
     /// For how long.
@@ -99,23 +147,37 @@ pub(super) struct Plan {
     /// Over how many connections.
     pub(super) connections: u32,
     /// Requests a second that are aimed at, all connections together.
-    pub(super) rate: Option<NonZeroU32>,
+    pub(super) rate: Option<u32>,
     /// Whether the IDs are read, and checked for duplicates.
     pub(super) check: bool,
 }
 
 impl Plan {
     fn request(&self) -> Vec<u8> {
-        let path = format!("{}{}", self.url.path(), self.demand.call());
+        let url = self.target.url();
+        let path = format!("{}{}", url.path(), self.demand.call());
         let path = if path.starts_with('/') { path } else { format!("/{path}") };
-        format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.url.authority()).into_bytes()
+        format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", url.authority()).into_bytes()
     }
 
-    async fn connect(&self) -> io::Result<TcpStream> {
-        let stream = timeout(CONNECT_WAIT, TcpStream::connect(self.url.address())).await??;
-        stream.set_nodelay(true)?;
-        Ok(stream)
+    async fn connect(&self) -> io::Result<Link> {
+        match &self.target {
+            Target::Rest(url) => {
+                let stream = timeout(CONNECT_WAIT, TcpStream::connect(url.address())).await??;
+                stream.set_nodelay(true)?;
+                Ok(Link::Rest(stream))
+            }
+            Target::Grpc(url) => {
+                Caller::connect(&url.authority()).await.map(Link::Grpc).map_err(io::Error::other)
+            }
+        }
     }
+}
+
+/// A connection to the server.
+enum Link {
+    Rest(TcpStream),
+    Grpc(Caller),
 }
 
 /// How far a load is.
@@ -161,6 +223,8 @@ pub(super) struct Report {
     pub(super) ids_per_s: f64,
     /// How long the answers took.
     pub(super) latency_us: Latency,
+    /// What that counts from.
+    pub(super) latency_from: LatencyFrom,
     /// Requests that failed.
     pub(super) errors: u64,
     /// Those by the answer's code, or by what happened.
@@ -183,6 +247,16 @@ pub(super) struct Latency {
     pub(super) max: u64,
 }
 
+/// What a request's latency counts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum LatencyFrom {
+    /// When it was due, which takes a rate.
+    Due,
+    /// When it was sent.
+    Sent,
+}
+
 /// Which IDs were checked for duplicates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -197,17 +271,23 @@ pub(super) enum Checked {
 
 /// Puts a load on a server.
 pub(super) async fn run(plan: Plan, progress: Arc<Progress>) -> Result<Report, LoadError> {
-    let mut streams = Vec::new();
+    if let Some(allowed) = open_files::raise_limit()
+        && u64::from(plan.connections) > allowed
+    {
+        return Err(LoadError::OpenFiles { connections: plan.connections, allowed });
+    }
+    let mut links = Vec::new();
     for _ in 0..plan.connections {
         let connected = plan.connect().await;
-        streams
-            .push(connected.map_err(|source| LoadError::Connect { address: plan.url.authority(), source })?);
+        let address = || plan.target.url().authority();
+        links.push(connected.map_err(|source| LoadError::Connect { address: address(), source })?);
     }
     let start = Instant::now();
     let shared = Arc::new(Shared { end: start + plan.duration, plan, progress, totals: Mutex::default() });
     let mut clients = JoinSet::new();
-    for (nth, stream) in (0..).zip(streams) {
-        clients.spawn(Client::new(Arc::clone(&shared), Pace::new(&shared.plan, start, nth)).run(stream));
+    for (nth, link) in (0..).zip(links) {
+        let pace = shared.plan.rate.map(|rate| Pace::new(rate, &shared.plan, start, nth));
+        clients.spawn(Client::new(Arc::clone(&shared), pace).run(link));
     }
     while let Some(ended) = clients.join_next().await {
         ended.map_err(LoadError::Client)?;
@@ -230,18 +310,55 @@ impl Shared {
     }
 }
 
-/// When one connection's requests are due.
+/// When one connection's requests are due: all of them, also those for which it is already too late.
+#[derive(Clone, Debug)]
 struct Pace {
     due: Instant,
     every: Duration,
+    end: Instant,
 }
 
 impl Pace {
     /// The connections take turns, the `nth` after those before it.
-    fn new(plan: &Plan, start: Instant, nth: u32) -> Option<Self> {
-        let rate = plan.rate?.get();
+    fn new(rate: u32, plan: &Plan, start: Instant, nth: u32) -> Self {
         let turns = |count: u32| Duration::from_secs(count.into()) / rate;
-        Some(Self { due: start + turns(nth), every: turns(plan.connections) })
+        Self { due: start + turns(nth), every: turns(plan.connections), end: start + plan.duration }
+    }
+
+    /// The rest of them at `now`, in groups: how long each had waited by then, and how many they are.
+    fn left(&self, now: Instant) -> impl Iterator<Item = (Duration, u64)> {
+        let left_ns = self.end.saturating_duration_since(self.due).as_nanos();
+        let left = u64::try_from(left_ns.div_ceil(self.every.as_nanos())).unwrap_or(u64::MAX);
+        let group = left.div_ceil(UNSENT_GROUPS_MAX).max(1);
+        let groups = (0..left).step_by(usize::try_from(group).unwrap_or(usize::MAX));
+        let waited = now.saturating_duration_since(self.due);
+        groups.map(move |nth| {
+            let since_first = self.every.saturating_mul(u32::try_from(nth).unwrap_or(u32::MAX));
+            (waited.saturating_sub(since_first), group.min(left - nth))
+        })
+    }
+}
+
+impl Iterator for Pace {
+    type Item = Instant;
+
+    fn next(&mut self) -> Option<Instant> {
+        let due = self.due;
+        (due < self.end).then(|| {
+            self.due += self.every;
+            due
+        })
+    }
+}
+
+/// Returns at `due`, which a timer alone would miss by up to [`TIMER_LATE_MAX`]: time that is not the server's.
+async fn on_time(due: Instant) {
+    let early = due.checked_sub(TIMER_LATE_MAX).unwrap_or(due);
+    if Instant::now() < early {
+        sleep_until(early).await;
+    }
+    while Instant::now() < due {
+        yield_now().await;
     }
 }
 
@@ -279,6 +396,7 @@ impl Totals {
             ids,
             ids_per_s: per_second(ids, elapsed),
             latency_us,
+            latency_from: if plan.rate.is_some() { LatencyFrom::Due } else { LatencyFrom::Sent },
             errors: progress.errors(),
             errors_by_code: std::mem::take(&mut self.errors),
             checked: match (plan.check && plan.demand != Demand::Path, self.seen.complete()) {
@@ -303,6 +421,8 @@ struct Client {
     pace: Option<Pace>,
     request: Vec<u8>,
     buffer: Vec<u8>,
+    /// Since when the request that is under way counts.
+    waiting: Option<Instant>,
     latencies_ns: Vec<u64>,
     runs: Vec<Run>,
 }
@@ -310,34 +430,66 @@ struct Client {
 impl Client {
     fn new(shared: Arc<Shared>, pace: Option<Pace>) -> Self {
         let request = shared.plan.request();
-        Self { shared, pace, request, buffer: Vec::new(), latencies_ns: Vec::new(), runs: Vec::new() }
+        let (latencies_ns, runs) = (Vec::new(), Vec::new());
+        Self { shared, pace, request, buffer: Vec::new(), waiting: None, latencies_ns, runs }
     }
 
-    async fn run(mut self, stream: TcpStream) {
+    async fn run(mut self, link: Link) {
         let last_answer = self.shared.end + LAST_ANSWER_WAIT;
-        if timeout_at(last_answer, self.drive(stream)).await.is_err() {
-            self.error("no answer".to_owned());
-        }
+        // However it ended, what is left over is counted next.
+        let _ = timeout_at(last_answer, self.drive(link)).await;
+        self.note_unanswered();
         self.add_notes();
     }
 
-    async fn drive(&mut self, mut stream: TcpStream) {
+    async fn drive(&mut self, mut link: Link) {
         while let Some(since) = self.turn().await {
-            let keep = match self.exchange(&mut stream).await {
-                Ok(answer) => {
-                    self.note(&answer, since.elapsed());
-                    answer.keep_alive
-                }
-                Err(fault) => {
-                    self.error(fault.to_string());
-                    false
-                }
+            self.waiting = Some(since);
+            let keep = match &mut link {
+                Link::Rest(stream) => self.ask(stream, since).await,
+                Link::Grpc(caller) => self.call(caller, since).await,
             };
+            self.waiting = None;
             if !keep {
                 match self.reconnect().await {
-                    Some(new) => stream = new,
+                    Some(new) => link = new,
                     None => return,
                 }
+            }
+        }
+    }
+
+    /// Makes a request, and says whether the connection is good for another.
+    async fn ask(&mut self, stream: &mut TcpStream, since: Instant) -> bool {
+        match self.exchange(stream).await {
+            Ok(answer) => {
+                self.note(&answer, since.elapsed());
+                answer.keep_alive
+            }
+            Err(fault) => {
+                self.error(fault.to_string(), 1);
+                false
+            }
+        }
+    }
+
+    /// The same over gRPC.
+    async fn call(&mut self, caller: &mut Caller, since: Instant) -> bool {
+        let (check, runs) = (self.shared.plan.check, &mut self.runs);
+        let each = |run| {
+            if check {
+                runs.push(run);
+            }
+        };
+        match caller.call(self.shared.plan.demand, each).await {
+            Ok(ids) => {
+                self.count(Ok(ids), since.elapsed());
+                true
+            }
+            Err(status) => {
+                let (code, keep) = grpc::fault(&status);
+                self.error(code, 1);
+                keep
             }
         }
     }
@@ -345,19 +497,13 @@ impl Client {
     /// Waits for the next request's turn, and gives the time that its latency counts from, or `None` when
     /// the load is over.
     async fn turn(&mut self) -> Option<Instant> {
-        let (now, end) = (Instant::now(), self.shared.end);
-        let Some(pace) = &mut self.pace else { return (now < end).then_some(now) };
-        let due = pace.due;
-        pace.due += pace.every;
-        if now.max(due) >= end {
-            return None;
-        }
-        if due <= now {
-            return Some(due);
-        }
-        // A timer is late by itself, by up to a millisecond, which is not the server's.
-        sleep_until(due).await;
-        Some(Instant::now())
+        let Some(pace) = &mut self.pace else {
+            let now = Instant::now();
+            return (now < self.shared.end).then_some(now);
+        };
+        let due = pace.next()?;
+        on_time(due).await;
+        Some(due)
     }
 
     async fn exchange(&mut self, stream: &mut TcpStream) -> Result<Answer, Fault> {
@@ -377,11 +523,11 @@ impl Client {
         }
     }
 
-    async fn reconnect(&mut self) -> Option<TcpStream> {
+    async fn reconnect(&mut self) -> Option<Link> {
         while Instant::now() < self.shared.end {
             match self.shared.plan.connect().await {
-                Ok(stream) => return Some(stream),
-                Err(_) => self.error("cannot connect".to_owned()),
+                Ok(link) => return Some(link),
+                Err(_) => self.error("cannot connect".to_owned(), 1),
             }
             sleep(RECONNECT_WAIT).await;
         }
@@ -391,7 +537,7 @@ impl Client {
     fn note(&mut self, answer: &Answer, latency: Duration) {
         let body = &self.buffer[answer.body.clone()];
         if !answer.is_success() {
-            return self.error(answer::error_code(answer.status, body));
+            return self.error(answer::error_code(answer.status, body), 1);
         }
         let demand = self.shared.plan.demand;
         let ids = if self.shared.plan.check {
@@ -399,6 +545,12 @@ impl Client {
         } else {
             Ok(demand.ids())
         };
+        self.count(ids, latency);
+    }
+
+    /// Counts an answer with so many IDs.
+    fn count(&mut self, ids: Result<u64, Malformed>, latency: Duration) {
+        let demand = self.shared.plan.demand;
         match ids {
             // All or nothing was asked for.
             Ok(count) if count == demand.ids() => {
@@ -406,11 +558,32 @@ impl Client {
                 self.shared.progress.ids.fetch_add(count, Ordering::Relaxed);
                 self.latencies_ns.push(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
             }
-            Ok(_) => self.error("wrong count of IDs".to_owned()),
-            Err(malformed) => self.error(malformed.to_string()),
+            Ok(_) => self.error("wrong count of IDs".to_owned(), 1),
+            Err(malformed) => self.error(malformed.to_string(), 1),
         }
         if self.latencies_ns.len() >= NOTES_MAX || self.runs.len() >= NOTES_MAX {
             self.add_notes();
+        }
+    }
+
+    /// Counts the requests that got no answer or were never sent. How long they had waited until now stands for how
+    /// long they would have taken: without them a server would look the better the less it answers.
+    fn note_unanswered(&mut self) {
+        let now = Instant::now();
+        let under_way = self.waiting.take().map(|since| (now.saturating_duration_since(since), 1));
+        let never_sent: Vec<_> = self.pace.iter().flat_map(|pace| pace.left(now)).collect();
+        let mut totals = self.shared.totals();
+        for (waited, count) in under_way.iter().chain(&never_sent) {
+            let waited_ns = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
+            totals.latencies_ns.saturating_record_n(waited_ns, *count);
+        }
+        drop(totals);
+        if under_way.is_some() {
+            self.error("no answer".to_owned(), 1);
+        }
+        let count = never_sent.iter().map(|(_, count)| count).sum();
+        if count > 0 {
+            self.error("not sent in time".to_owned(), count);
         }
     }
 
@@ -424,10 +597,10 @@ impl Client {
         }
     }
 
-    fn error(&mut self, code: String) {
-        self.shared.progress.errors.fetch_add(1, Ordering::Relaxed);
+    fn error(&mut self, code: String, count: u64) {
+        self.shared.progress.errors.fetch_add(count, Ordering::Relaxed);
         let mut totals = self.shared.totals();
-        *totals.errors.entry(code).or_default() += 1;
+        *totals.errors.entry(code).or_default() += count;
     }
 }
 
@@ -455,7 +628,38 @@ pub(super) enum LoadError {
         /// Why.
         source: io::Error,
     },
+    /// More connections than the process may have.
+    #[error(
+        "the system allows open files for {allowed} connections, and {connections} are wanted: raise its limit (ulimit -Hn), \
+         or ask for fewer"
+    )]
+    OpenFiles {
+        /// How many are wanted.
+        connections: u32,
+        /// How many there may be.
+        allowed: u64,
+    },
     /// A connection's task broke.
     #[error("a connection's task ended before its time")]
     Client(#[source] tokio::task::JoinError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_schedule_has_every_request_however_late_it_is() {
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        let pace = Pace { due: start, every: second / 1_000, end: start + second };
+        assert_eq!(pace.clone().count(), 1_000);
+        let left: Vec<_> = pace.left(start + second).collect();
+        assert_eq!((left.len(), left[0], left[999]), (1_000, (second, 1), (second / 1_000, 1)));
+
+        let pace = Pace { due: start, every: second / 100_000, end: start + second };
+        let left: Vec<_> = pace.left(start + second).collect();
+        assert!(left.len() <= 1_024);
+        assert_eq!((left[0].0, left.iter().map(|(_, count)| count).sum::<u64>()), (second, 100_000));
+    }
 }

@@ -1,8 +1,10 @@
 //! Every ID received, in bounded memory, so that one that comes twice is found.
 
 /// Runs of IDs that are remembered at most: 16 bytes each, 256 MiB together. Runs that touch are joined,
-/// and IDs of one millisecond touch, so this is far more IDs than runs.
+/// and IDs of one millisecond touch, so this is far more IDs than runs: of a slot at its limit, four hours.
 const RUNS_MAX: usize = 16 * 1024 * 1024;
+/// New runs that are sorted in at once, at least: few enough not to keep the load waiting for long.
+const SETTLE_RUNS_MIN: usize = 4 * 1024;
 /// Duplicates that are told by name.
 const EXAMPLES_MAX: usize = 10;
 
@@ -18,6 +20,8 @@ pub(super) struct Run {
 pub(super) struct Seen {
     runs: Vec<Run>,
     runs_max: usize,
+    /// How many runs there are when they are sorted next.
+    settle_at: usize,
     full: bool,
     dropped: bool,
     duplicates: u64,
@@ -32,7 +36,15 @@ impl Default for Seen {
 
 impl Seen {
     fn with_room(runs_max: usize) -> Self {
-        Self { runs: Vec::new(), runs_max, full: false, dropped: false, duplicates: 0, examples: Vec::new() }
+        Self {
+            runs: Vec::new(),
+            runs_max,
+            settle_at: SETTLE_RUNS_MIN.min(runs_max),
+            full: false,
+            dropped: false,
+            duplicates: 0,
+            examples: Vec::new(),
+        }
     }
 
     /// Adds a run, unless the room is full.
@@ -42,10 +54,12 @@ impl Seen {
             return;
         }
         self.runs.push(run);
-        if self.runs.len() == self.runs_max {
+        if self.runs.len() >= self.settle_at {
+            let no_more_room = self.runs.len() == self.runs_max;
             self.settle();
             // With little won, the next time would come soon, and each one sorts everything.
-            self.full = self.runs.len() > self.runs_max / 2;
+            self.full = no_more_room && self.runs.len() > self.runs_max / 2;
+            self.settle_at = (self.runs.len() * 2).max(SETTLE_RUNS_MIN).min(self.runs_max);
         }
     }
 
@@ -119,6 +133,37 @@ mod tests {
             prop_assert!(seen.examples().iter().all(|id| counts[id] > 1));
             prop_assert_eq!(seen.examples().is_empty(), seen.duplicates() == 0);
         }
+    }
+
+    /// As a node at its limit gives them: a range for each millisecond of each slot.
+    fn ranges(milliseconds: u64, slots: u64) -> impl Iterator<Item = Run> {
+        let first_of = move |millisecond: u64, slot: u64| (millisecond * 1_024 + slot) * 4_096;
+        let all = (0..milliseconds).flat_map(move |at| (0..slots).map(move |slot| first_of(at, slot)));
+        all.map(|first| Run { first, last: first + 4_095 })
+    }
+
+    #[test]
+    fn a_duplicate_inside_a_range_and_one_across_two_are_found() {
+        let inside = Run { first: 4_096 * 1_024 * 500 + 77, last: 4_096 * 1_024 * 500 + 77 };
+        // Slots 3 and 4 touch: one ID of each.
+        let across = Run { first: 4_096 * (1_024 * 900 + 4) - 1, last: 4_096 * (1_024 * 900 + 4) };
+        for (planted, ids) in [(inside, vec![inside.first]), (across, vec![across.first, across.last])] {
+            let mut seen = Seen::default();
+            seen.add(planted);
+            ranges(1_000, 32).for_each(|run| seen.add(run));
+            seen.settle();
+            assert_eq!((seen.duplicates(), seen.examples()), (ids.len() as u64, &ids[..]));
+        }
+    }
+
+    /// Memory is bounded by runs, not by IDs: 32 slots at their limit for a minute are 7,864 million IDs.
+    #[test]
+    fn ranges_are_kept_as_ranges() {
+        let mut seen = Seen::with_room(200_000);
+        ranges(60_000, 32).for_each(|run| seen.add(run));
+        assert!(seen.complete() && seen.runs.capacity() <= 200_000 * 2);
+        seen.settle();
+        assert_eq!((seen.duplicates(), seen.runs.len()), (0, 60_000));
     }
 
     #[test]
