@@ -149,8 +149,8 @@ enum Source {
     Waiting(Waiting),
 }
 
-/// The journal of a piece of a chain, and the number of its first record.
-type Piece = (Uuid, u64);
+/// A piece of a chain: the chain's journal and slot, and the number of the piece's first record.
+type Piece = (Uuid, Option<Slot>, u64);
 
 /// What is read of a source.
 enum Part {
@@ -238,7 +238,7 @@ impl Reading<'_> {
                 line => line?,
             };
             let Some(line) = line else { return Ok(()) };
-            if self.line == 0 && !self.begin(line) {
+            if self.line == 0 && !self.begin(line, source) {
                 return Ok(());
             }
             if self.wants(line)? {
@@ -254,14 +254,15 @@ impl Reading<'_> {
     }
 
     /// Says which piece it is. Says itself whether anybody wants it.
-    fn begin(&self, line: &[u8]) -> bool {
+    fn begin(&self, line: &[u8], source: &Source) -> bool {
         #[derive(Deserialize)]
         struct First {
             chain: Link,
         }
         // What is no record is told where it is asked for.
         let Ok(First { chain }) = serde_json::from_slice(line) else { return true };
-        self.parts.send(Part::Piece((chain.journal, chain.sequence))).is_ok()
+        let (slot, ..) = source.order();
+        self.parts.send(Part::Piece((chain.journal, slot, chain.sequence))).is_ok()
     }
 
     fn wants(&self, line: &[u8]) -> Result<bool, LineError> {

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use snowmint::{Layout, Slot};
-use snowmint_server::archive::ObjectKey;
 use snowmint_server::audit::Scope;
 use snowmint_server::audit::verify::{Options, verify};
 use snowmint_server::sink::archive::ArchiveSettings;
@@ -63,7 +62,7 @@ async fn a_clock_that_was_set_back_by_hours_is_no_finding() {
     Node::start(directory.path(), journal, next, objects.clone()).stop().await;
     let lines = read(&objects).await;
     assert_eq!(assert_whole(&lines).len(), 24);
-    let keys: Vec<_> = lines.keys().filter(|key| key.slot.is_some()).map(ObjectKey::stem).collect();
+    let keys: Vec<_> = lines.keys().filter(|key| key.slot.is_some()).map(|key| key.stem()).collect();
     assert_eq!(
         keys,
         [

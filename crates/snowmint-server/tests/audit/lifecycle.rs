@@ -23,7 +23,7 @@ const DAY_S: u32 = 5;
 /// How long it may take them, in seconds: it was five days, and the machine may be busy.
 const LIFE_S_MAX: u64 = 240;
 
-fn command(arguments: &[&str], environment: &[(&str, &str)]) -> (i32, String, String) {
+fn invoke(arguments: &[&str], environment: &[(&str, &str)]) -> (i32, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_snowmint"))
         .args(["audit", "lifecycle"])
         .args(arguments)
@@ -45,7 +45,7 @@ fn a_directory_moves_and_deletes_by_age_and_stays_proven() {
     let url = archive.url();
     // The records are of 2024, so that they are older than two days and younger than a hundred years.
     let days = ["--warm-days", "1", "--cold-days", "36500", "--delete-days", "36501"];
-    let run = |command: &str, days: &[&str]| command(&[&[command, "--archive", &url], days].concat(), &[]);
+    let run = |command: &str, days: &[&str]| invoke(&[&[command, "--archive", &url], days].concat(), &[]);
     let (code, out, _) = run("print", &days);
     assert!(
         code == 0 && out.contains("hot: 4 objects") && out.contains("to be moved to warm/: 4 objects"),
@@ -68,8 +68,7 @@ fn a_directory_moves_and_deletes_by_age_and_stays_proven() {
 
     let (code, _, err) = run("apply", &["--warm-days", "3", "--cold-days", "2"]);
     assert!(code == 2 && err.contains("each has to be more than the one before"), "{err}");
-    let (code, _, err) =
-        command(&["apply", "--archive", "gs://bucket"], &[("GOOGLE_SKIP_SIGNATURE", "true")]);
+    let (code, _, err) = invoke(&["apply", "--archive", "gs://bucket"], &[("GOOGLE_SKIP_SIGNATURE", "true")]);
     assert!(code == 1 && err.contains("rules of its own"), "{err}");
 }
 
@@ -88,7 +87,7 @@ async fn hdfs_moves_and_deletes_by_age_and_stays_proven() {
         let (runtime, objects) = (Handle::current(), objects.clone());
         tokio::task::spawn_blocking(move || verify(&runtime, &objects, &options(), &mut |_| {}).unwrap())
     };
-    let run = |days: &[&str]| command(&[&["apply", "--archive", &url], days].concat(), &[]).1;
+    let run = |days: &[&str]| invoke(&[&["apply", "--archive", &url], days].concat(), &[]).1;
     assert_eq!(
         run(&["--warm-days", "1", "--cold-days", "36500", "--delete-days", "36501"]),
         "moved to warm/: 4 objects\n"
@@ -161,7 +160,7 @@ async fn a_bucket_gets_its_rule_beside_others_and_carries_it_out() {
     ];
     let apply = |url: &str, days: [&str; 3]| {
         let days = ["--warm-days", days[0], "--cold-days", days[1], "--delete-days", days[2]];
-        command(&[&["apply", "--archive", url], &days[..]].concat(), &environment)
+        invoke(&[&["apply", "--archive", url], &days[..]].concat(), &environment)
     };
     // Another archive's rule in the same bucket stays.
     let done = apply("s3://archive/other", ["7", "8", "9"]);
@@ -176,7 +175,7 @@ async fn a_bucket_gets_its_rule_beside_others_and_carries_it_out() {
             (0, "the rule snowmint-audit:logs is set; 2 others were kept\n".to_owned(), String::new())
         );
     }
-    let (code, out, err) = command(&["print", "--archive", "s3://archive/logs"], &environment);
+    let (code, out, err) = invoke(&["print", "--archive", "s3://archive/logs"], &environment);
     assert!(
         code == 0 && out.contains("<Days>2557</Days>") && out.contains("snowmint-audit:other"),
         "{out}{err}"

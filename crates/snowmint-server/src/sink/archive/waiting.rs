@@ -51,10 +51,10 @@ impl Waiting {
         self.name.hour
     }
 
-    /// Which piece of which chain it is: the journal, and the number of its first record.
+    /// Which piece of which chain it is: the chain's journal and slot, and the number of the piece's first record.
     #[must_use]
-    pub fn piece(&self) -> (Uuid, u64) {
-        (self.name.journal, self.name.first)
+    pub fn piece(&self) -> (Uuid, Option<Slot>, u64) {
+        (self.name.journal, self.name.slot, self.name.first)
     }
 
     /// Its lines, of which the last may be written just now; nothing where it waits no more.
