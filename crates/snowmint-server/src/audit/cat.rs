@@ -194,12 +194,12 @@ impl Access<'_> {
     /// Reads a source until its end, or until nobody wants more of it.
     fn read(&self, source: &Source, parts: &SyncSender<Part>) {
         let mut reading = Reading { filter: self.filter, parts, text: Vec::new(), lines: 0, line: 0 };
-        let read = self.open(source).and_then(|lines| match lines {
-            Some(lines) => reading.read(lines, source),
-            None => {
+        let read = self.open(source).and_then(|lines| {
+            let Some(lines) = lines else {
                 let _ = parts.send(Part::Gone);
-                Ok(())
-            }
+                return Ok(());
+            };
+            reading.read(lines, source)
         });
         // What was before a line that cannot be read is told, too.
         reading.give();
