@@ -1,6 +1,6 @@
 //! The lines of an archive, as they are: all of them, or those that somebody asks for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::{self, Write};
 use std::path::Path as FilePath;
@@ -123,17 +123,16 @@ pub fn cat(
         found: Found::default(),
     };
     let access = Access { runtime, objects, filter };
-    let mut listed = runtime.block_on(list(objects, &scope))?.entries;
+    let listed = runtime.block_on(list(objects, &scope))?.entries;
     let mut sources: Vec<Source> = listed.iter().copied().map(Source::Object).collect();
     sources.extend(waiting.into_iter().map(Source::Waiting));
     sources.sort_by_key(Source::order);
     taking.take_all(&access, &sources)?;
     if taking.missed {
-        let before = std::mem::take(&mut listed);
-        listed = runtime.block_on(list(objects, &scope))?.entries;
-        listed.retain(|entry| !before.contains(entry));
-        let sources: Vec<Source> = listed.into_iter().map(Source::Object).collect();
-        taking.take_all(&access, &sources)?;
+        let before: BTreeSet<ObjectKey> = listed.into_iter().map(|entry| entry.key).collect();
+        let now = runtime.block_on(list(objects, &scope))?.entries.into_iter();
+        let new = now.filter(|entry| !before.contains(&entry.key));
+        taking.take_all(&access, &new.map(Source::Object).collect::<Vec<_>>())?;
     }
     Ok(taking.found)
 }
