@@ -3,12 +3,14 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, watch};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::sleep;
 
 use crate::ports::{Port, free_ports};
 
@@ -33,6 +35,7 @@ pub struct Proxy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     Pass,
+    Slow(Duration),
     Refuse,
     Blackhole,
     SwallowReplies,
@@ -56,9 +59,8 @@ impl Direction {
     /// Nothing where it is held back.
     fn fate(self, mode: Mode) -> Option<Fate> {
         match (mode, self) {
-            (Mode::Pass | Mode::SwallowRepliesTo(_), _) | (Mode::SwallowReplies, Self::Requests) => {
-                Some(Fate::Forward)
-            }
+            (Mode::Pass | Mode::Slow(_) | Mode::SwallowRepliesTo(_), _)
+            | (Mode::SwallowReplies, Self::Requests) => Some(Fate::Forward),
             (Mode::SwallowReplies, Self::Replies) => Some(Fate::Swallow),
             (Mode::Blackhole | Mode::Refuse, _) => None,
         }
@@ -89,6 +91,11 @@ impl Proxy {
     /// swallowed are closed, because what would follow makes no sense without it.
     pub async fn pass(&self) {
         self.change(Mode::Pass).await;
+    }
+
+    /// From now on, everything is passed on, each piece of a stream so much later, one after the other.
+    pub async fn slow(&self, delay: Duration) {
+        self.change(Mode::Slow(delay)).await;
     }
 
     /// From now on, there are no connections: those that stand are closed, new ones are refused.
@@ -223,11 +230,18 @@ impl Way {
                 _ if length == 0 => return to.shutdown().await,
                 Fate::Swallow => self.torn = true,
                 Fate::Forward => {
+                    self.take_time().await;
                     self.listen_for_text(&buffer[..length]);
                     to.write_all(&buffer[..length]).await?;
                 }
             }
         }
+    }
+
+    /// Waits as long as a slow network takes for a piece.
+    async fn take_time(&self) {
+        let Mode::Slow(delay) = *self.control.mode.borrow() else { return };
+        sleep(delay).await;
     }
 
     /// Where the replies to a text are to be swallowed, and this has it, they are from here on.

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use test_servers::Proxy;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -86,6 +86,18 @@ async fn a_black_hole_holds_everything_and_loses_nothing() {
     proxy.pass().await;
     assert_eq!(come(stream.read_u8()).await.unwrap(), 2);
     assert_eq!(come(new.read_u8()).await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn a_slow_network_takes_its_time_in_each_direction() {
+    let (proxy, mut heard) = echo().await;
+    let mut stream = TcpStream::connect(proxy.addr()).await.unwrap();
+    let delay = Duration::from_millis(100);
+    proxy.slow(delay).await;
+    let begun = Instant::now();
+    round_trip(&mut stream, 1).await.unwrap();
+    assert!(begun.elapsed() >= 2 * delay, "{:?}", begun.elapsed());
+    assert_eq!(come(heard.recv()).await, Some(1));
 }
 
 #[tokio::test]

@@ -56,6 +56,12 @@ impl Hour {
         self.start_ms() + MS_PER_HOUR
     }
 
+    /// Whether an object of this hour takes records of another: late ones of the hour before, after its first.
+    #[must_use]
+    pub fn takes(self, record: Self) -> bool {
+        record == self || record.0.checked_add(1) == Some(self.0)
+    }
+
     /// The directory of its objects, such as `year=2024/month=01/day=03/hour=19`.
     #[must_use]
     pub fn directory(self) -> String {

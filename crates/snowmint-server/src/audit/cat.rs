@@ -1,15 +1,26 @@
 //! The lines of an archive, as they are: all of them, or those that somebody asks for.
 
-use std::io::Write;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io::{self, Write};
+use std::path::Path as FilePath;
+use std::sync::mpsc::{Receiver, SyncSender};
 
+use serde::Deserialize;
 use snowmint::{Id, Layout, Slot};
 use tokio::runtime::Handle;
+use uuid::Uuid;
 
 use super::AuditError;
 use super::lines::{LineError, Lines};
 use super::list::{Entry, Scope, list};
-use crate::archive::{EventType, Hour, Record};
+use super::parallel::{in_order, threads};
+use crate::archive::{EventType, Hour, Link, ObjectKey, Record};
 use crate::objects::Objects;
+use crate::sink::archive::{self, Waiting};
+
+/// How much is read ahead of what is written, in bytes: a few such parts of each object that is read.
+const PART_BYTES: usize = 64 << 10;
 
 /// Which records are asked for: those for which all of it holds.
 #[derive(Clone, Debug, Default)]
@@ -35,7 +46,7 @@ pub struct Filter {
 pub struct Found {
     /// How many lines were written.
     pub lines: u64,
-    /// How many objects were read.
+    /// How many objects were read, those among them that are still to be made.
     pub objects: u64,
     /// What could not be read, and why.
     pub problems: Vec<String>,
@@ -91,54 +102,216 @@ fn later(at_ms: u64) -> Hour {
 }
 
 /// Writes the records that are asked for, by slot and time. Not for tasks: see [`super::verify::verify`].
+///
+/// With the data directory of a node, those that wait there for the archive are among them.
 pub fn cat(
     runtime: &Handle,
     objects: &Objects,
+    data_dir: Option<&FilePath>,
     layout: Layout,
     filter: &Filter,
     out: &mut dyn Write,
 ) -> Result<Found, AuditError> {
-    let entries = runtime.block_on(list(objects, &filter.scope(layout)))?.entries;
-    let mut found = Found { objects: entries.len() as u64, ..Found::default() };
-    for entry in entries {
-        let mut line = 0;
-        match object(runtime, objects, entry, filter, &mut line, out) {
-            Ok(lines) => found.lines += lines,
-            Err(CatError::Output(error)) => return Err(error.into()),
-            Err(CatError::Line(error)) => found.problems.push(format!("{entry} line {}: {error}", line + 1)),
-        }
+    let scope = filter.scope(layout);
+    // First what waits: what goes into the archive meanwhile is seen there.
+    let mut waiting = data_dir.map_or(Ok(Vec::new()), archive::waiting).map_err(AuditError::Waiting)?;
+    waiting.retain(|waiting| scope.has(key(waiting)));
+    let mut taking = Taking {
+        out,
+        pieces: waiting.iter().map(|waiting| (waiting.piece(), false)).collect(),
+        missed: false,
+        found: Found::default(),
+    };
+    let access = Access { runtime, objects, filter };
+    let listed = runtime.block_on(list(objects, &scope))?.entries;
+    let mut sources: Vec<Source> = listed.iter().copied().map(Source::Object).collect();
+    sources.extend(waiting.into_iter().map(Source::Waiting));
+    sources.sort_by_key(Source::order);
+    taking.take_all(&access, &sources)?;
+    if taking.missed {
+        let before: BTreeSet<ObjectKey> = listed.into_iter().map(|entry| entry.key).collect();
+        let now = runtime.block_on(list(objects, &scope))?.entries.into_iter();
+        let new = now.filter(|entry| !before.contains(&entry.key));
+        taking.take_all(&access, &new.map(Source::Object).collect::<Vec<_>>())?;
     }
-    Ok(found)
+    Ok(taking.found)
 }
 
-#[derive(Debug, thiserror::Error)]
-enum CatError {
-    #[error(transparent)]
-    Line(#[from] LineError),
-    #[error(transparent)]
-    Output(#[from] std::io::Error),
+/// What becomes of it in the archive, where nothing else is there of that hour.
+fn key(waiting: &Waiting) -> ObjectKey {
+    ObjectKey { hour: waiting.hour(), slot: waiting.slot(), number: 1 }
 }
 
-fn object(
-    runtime: &Handle,
-    objects: &Objects,
-    entry: Entry,
-    filter: &Filter,
-    line: &mut u64,
-    out: &mut dyn Write,
-) -> Result<u64, CatError> {
-    let mut lines = Lines::open(runtime, objects, &entry.path())?;
-    let mut written = 0;
-    while let Some(text) = lines.next()? {
-        let wanted = filter.is_all()
-            || filter
-                .fits(&serde_json::from_slice(text).map_err(|error| LineError::Damaged(error.to_string()))?);
-        if wanted {
-            out.write_all(text)?;
-            out.write_all(b"\n")?;
-            written += 1;
+/// Where lines come from.
+enum Source {
+    Object(Entry),
+    Waiting(Waiting),
+}
+
+/// A piece of a chain: the chain's journal and slot, and the number of the piece's first record.
+type Piece = (Uuid, Option<Slot>, u64);
+
+/// What is read of a source.
+enum Part {
+    /// Which piece it is, in front of all others.
+    Piece(Piece),
+    /// Lines that are asked for.
+    Lines { text: Vec<u8>, lines: u64 },
+    /// It does not wait here any more.
+    Gone,
+    /// What cannot be read, and why.
+    Problem(String),
+}
+
+impl Source {
+    /// Those that wait come after the objects of their hour.
+    fn order(&self) -> (Option<Slot>, Hour, bool) {
+        match self {
+            Self::Object(Entry { key, .. }) => (key.slot, key.hour, false),
+            Self::Waiting(waiting) => (waiting.slot(), waiting.hour(), true),
         }
-        *line += 1;
     }
-    Ok(written)
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Object(entry) => entry.fmt(f),
+            Self::Waiting(waiting) => waiting.fmt(f),
+        }
+    }
+}
+
+/// What threads read from.
+struct Access<'a> {
+    runtime: &'a Handle,
+    objects: &'a Objects,
+    filter: &'a Filter,
+}
+
+impl Access<'_> {
+    /// Reads a source until its end, or until nobody wants more of it.
+    fn read(&self, source: &Source, parts: &SyncSender<Part>) {
+        let mut reading = Reading { filter: self.filter, parts, text: Vec::new(), lines: 0, line: 0 };
+        let read = self.open(source).and_then(|lines| {
+            let Some(lines) = lines else {
+                let _ = parts.send(Part::Gone);
+                return Ok(());
+            };
+            reading.read(lines, source)
+        });
+        // What was before a line that cannot be read is told, too.
+        reading.give();
+        if let Err(error) = read {
+            let _ = parts.send(Part::Problem(format!("{source} line {}: {error}", reading.line + 1)));
+        }
+    }
+
+    fn open(&self, source: &Source) -> Result<Option<Lines>, LineError> {
+        match source {
+            Source::Object(entry) => Lines::open(self.runtime, self.objects, &entry.path()).map(Some),
+            Source::Waiting(waiting) => {
+                let unpacked = waiting.open().map_err(|error| LineError::Unreadable(error.to_string()))?;
+                Ok(unpacked.map(Lines::of))
+            }
+        }
+    }
+}
+
+/// The lines of a source, on their way to be written.
+struct Reading<'a> {
+    filter: &'a Filter,
+    parts: &'a SyncSender<Part>,
+    text: Vec<u8>,
+    lines: u64,
+    /// How many were read.
+    line: u64,
+}
+
+impl Reading<'_> {
+    fn read(&mut self, mut lines: Lines, source: &Source) -> Result<(), LineError> {
+        loop {
+            let line = match lines.next() {
+                // It is being written.
+                Err(LineError::NoEnd) if matches!(source, Source::Waiting(_)) => return Ok(()),
+                line => line?,
+            };
+            let Some(line) = line else { return Ok(()) };
+            if self.line == 0 && !self.begin(line, source) {
+                return Ok(());
+            }
+            if self.wants(line)? {
+                self.text.extend_from_slice(line);
+                self.text.push(b'\n');
+                self.lines += 1;
+            }
+            self.line += 1;
+            if self.text.len() >= PART_BYTES && !self.give() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Says which piece it is. Says itself whether anybody wants it.
+    fn begin(&self, line: &[u8], source: &Source) -> bool {
+        #[derive(Deserialize)]
+        struct First {
+            chain: Link,
+        }
+        // What is no record is told where it is asked for.
+        let Ok(First { chain }) = serde_json::from_slice(line) else { return true };
+        let (slot, ..) = source.order();
+        self.parts.send(Part::Piece((chain.journal, slot, chain.sequence))).is_ok()
+    }
+
+    fn wants(&self, line: &[u8]) -> Result<bool, LineError> {
+        if self.filter.is_all() {
+            return Ok(true);
+        }
+        let record = serde_json::from_slice(line).map_err(|error| LineError::Damaged(error.to_string()))?;
+        Ok(self.filter.fits(&record))
+    }
+
+    /// Says whether anybody wants more.
+    fn give(&mut self) -> bool {
+        let (text, lines) = (std::mem::take(&mut self.text), std::mem::take(&mut self.lines));
+        text.is_empty() || self.parts.send(Part::Lines { text, lines }).is_ok()
+    }
+}
+
+/// Writes what was read, each piece once.
+struct Taking<'a> {
+    out: &'a mut dyn Write,
+    /// The pieces that waited, and whether they were taken, from here or from the archive.
+    pieces: BTreeMap<Piece, bool>,
+    /// One went into the archive before it was read.
+    missed: bool,
+    found: Found,
+}
+
+impl Taking<'_> {
+    fn take_all(&mut self, access: &Access<'_>, sources: &[Source]) -> io::Result<()> {
+        self.found.objects += sources.len() as u64;
+        let read = |source: &Source, parts: &SyncSender<Part>| access.read(source, parts);
+        in_order(sources, threads(access.objects), &read, |_, parts| self.take(parts))
+    }
+
+    fn take(&mut self, parts: Receiver<Part>) -> io::Result<()> {
+        for part in parts {
+            match part {
+                Part::Piece(piece) => match self.pieces.get_mut(&piece) {
+                    Some(true) => return Ok(()),
+                    Some(taken) => *taken = true,
+                    None => {}
+                },
+                Part::Lines { text, lines } => {
+                    self.out.write_all(&text)?;
+                    self.found.lines += lines;
+                }
+                Part::Gone => self.missed = true,
+                Part::Problem(problem) => self.found.problems.push(problem),
+            }
+        }
+        Ok(())
+    }
 }

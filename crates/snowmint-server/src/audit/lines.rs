@@ -21,7 +21,7 @@ const BUFFER_BYTES: usize = 128 << 10;
 
 /// The lines of an object. Not for tasks: its reads block.
 pub(super) struct Lines {
-    unpacked: BufReader<MultiGzDecoder<Body>>,
+    unpacked: BufReader<Box<dyn Read>>,
     line: Vec<u8>,
 }
 
@@ -31,6 +31,9 @@ pub(super) enum LineError {
     /// What is there is not what was written.
     #[error("{0}")]
     Damaged(String),
+    /// The last of them was not written to its end.
+    #[error("its last line has no end")]
+    NoEnd,
     /// Whether it is was not to be seen.
     #[error("{0}")]
     Unreadable(String),
@@ -46,8 +49,12 @@ impl Lines {
                 Body::Stream(Stream { runtime: runtime.clone(), chunks, chunk: Bytes::new() })
             }
         };
-        let unpacked = BufReader::with_capacity(BUFFER_BYTES, MultiGzDecoder::new(body));
-        Ok(Self { unpacked, line: Vec::new() })
+        Ok(Self::of(Box::new(MultiGzDecoder::new(body))))
+    }
+
+    /// The lines of what is read, unpacked.
+    pub(super) fn of(unpacked: Box<dyn Read>) -> Self {
+        Self { unpacked: BufReader::with_capacity(BUFFER_BYTES, unpacked), line: Vec::new() }
     }
 
     /// The next line, without its end.
@@ -65,7 +72,7 @@ impl Lines {
             Some(_) if self.line.len() as u64 == LINE_BYTES_MAX => {
                 Err(LineError::Damaged(format!("the line is longer than {LINE_BYTES_MAX} bytes")))
             }
-            Some(_) => Err(LineError::Damaged("its last line has no end".to_owned())),
+            Some(_) => Err(LineError::NoEnd),
         }
     }
 }

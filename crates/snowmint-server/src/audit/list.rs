@@ -3,6 +3,7 @@
 use std::fmt;
 
 use futures_util::TryStreamExt;
+use object_store::ObjectMeta;
 use object_store::path::Path;
 use snowmint::Slot;
 
@@ -62,6 +63,8 @@ pub struct Scope {
 pub struct Listing {
     /// By slot, hour and number.
     pub entries: Vec<Entry>,
+    /// What puts of such objects have left that were cut short.
+    pub unfinished: Vec<ObjectMeta>,
     /// How many names are no object's of an archive.
     pub others: u64,
     /// The first of them.
@@ -121,7 +124,7 @@ impl fmt::Display for Entry {
 }
 
 impl Scope {
-    fn has(&self, key: ObjectKey) -> bool {
+    pub(super) fn has(&self, key: ObjectKey) -> bool {
         let fits = |wanted: Option<u16>, part: fn(Slot) -> u16| {
             wanted.is_none_or(|wanted| key.slot.is_some_and(|slot| part(slot) == wanted))
         };
@@ -158,7 +161,7 @@ pub async fn list(objects: &Objects, scope: &Scope) -> Result<Listing, AuditErro
         let mut found = objects.store.list(prefix.as_ref());
         loop {
             match found.try_next().await {
-                Ok(Some(meta)) => listing.add(&meta.location, meta.size, scope),
+                Ok(Some(meta)) => listing.add(meta, scope),
                 // HDFS has no directory where nothing is.
                 Ok(None) | Err(object_store::Error::NotFound { .. }) => break,
                 Err(source) => return Err(AuditError::List { archive: objects.url().to_string(), source }),
@@ -170,15 +173,17 @@ pub async fn list(objects: &Objects, scope: &Scope) -> Result<Listing, AuditErro
 }
 
 impl Listing {
-    fn add(&mut self, path: &Path, bytes: u64, scope: &Scope) {
-        match Entry::parse(path.as_ref()) {
-            Some((key, tier)) if scope.has(key) => self.entries.push(Entry { key, tier, bytes }),
-            Some(_) => {}
-            None if objects::is_temporary(path) => {}
+    fn add(&mut self, meta: ObjectMeta, scope: &Scope) {
+        let unfinished = objects::unfinished(&meta.location);
+        match Entry::parse(unfinished.as_deref().unwrap_or(meta.location.as_ref())) {
+            Some((key, _)) if !scope.has(key) => {}
+            Some(_) if unfinished.is_some() => self.unfinished.push(meta),
+            Some((key, tier)) => self.entries.push(Entry { key, tier, bytes: meta.size }),
+            None if unfinished.is_some() => {}
             None => {
                 self.others += 1;
                 if self.other_names.len() < OTHERS_KEPT_MAX {
-                    self.other_names.push(path.to_string());
+                    self.other_names.push(meta.location.to_string());
                 }
             }
         }

@@ -1,12 +1,13 @@
 //! What is asked of the audit archive: whether it is whole and has no ID twice, who got an ID, and how long it is
 //! kept.
 //!
-//! All of it reads objects and nothing else: no node, no registry.
+//! All of it reads objects, and `cat` what waits on this disk to become one: no node, no registry.
 
 pub mod cat;
 pub mod lifecycle;
 mod lines;
 mod list;
+mod parallel;
 pub mod verify;
 
 pub use list::{Entry, Listing, Scope, Tier, list};
@@ -40,6 +41,9 @@ pub enum AuditError {
         /// Why.
         problem: String,
     },
+    /// What waits for the archive on this disk could not be seen.
+    #[error("what waits for the archive cannot be read")]
+    Waiting(#[source] std::io::Error),
     /// The result could not be written.
     #[error("cannot write the result")]
     Output(#[from] std::io::Error),

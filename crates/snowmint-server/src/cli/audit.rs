@@ -58,7 +58,8 @@ pub(super) enum Command {
     },
     /// Print records as they are, one a line: who got this ID?
     ///
-    /// Exits with 1 where there are none.
+    /// Beside the archive, those are looked for that wait in the data directory to be uploaded. Exits with 1 where
+    /// there are none.
     Cat(#[command(flatten)] Box<Wanted>),
     /// Say how long records are kept, and where
     #[command(subcommand)]
@@ -78,7 +79,7 @@ pub(super) enum Lifecycle {
     ///
     /// A bucket of S3 gets a rule for the archive's objects, beside those it has, and does the rest itself:
     /// one storage class after the other, then gone. In a directory and in HDFS, objects are moved below warm/ and cold/,
-    /// and then deleted.
+    /// and then deleted. In HDFS, what uploads have left that were cut short is deleted after a day.
     Apply {
         #[command(flatten)]
         place: Place,
@@ -188,7 +189,11 @@ pub(super) fn run(command: &Command, out: &mut dyn Write) -> Result<(), CliError
         }
         Command::Cat(wanted) => {
             let (config, objects) = wanted.place.open()?;
-            let found = cat::cat(runtime.handle(), &objects, layout(&config), &wanted.filter(), out)?;
+            // What waits here is on its way to the archive that the configuration names.
+            let own = config.archive().as_ref() == Some(objects.url());
+            let data_dir = own.then_some(config.data_dir.as_path());
+            let found =
+                cat::cat(runtime.handle(), &objects, data_dir, layout(&config), &wanted.filter(), out)?;
             // Even so, there may be more: what could not be read is told.
             out.flush()?;
             match (found.lines, found.problems) {

@@ -216,13 +216,12 @@ impl Journal {
         events: &Arc<Events>,
         metrics: &Arc<Metrics>,
     ) -> Result<Self, JournalError> {
-        let open = |directory: &Path| Self::open(directory, settings, sinks, events, metrics);
-        let mut opened = open(&data_dir.join("journal"));
-        for number in 2..=JOURNALS_MAX {
+        let mut opened = Err(JournalError::Busy { path: data_dir.display().to_string() });
+        for directory in directories(data_dir) {
             if !matches!(opened, Err(JournalError::Busy { .. })) {
                 break;
             }
-            opened = open(&data_dir.join(format!("journal-{number}")));
+            opened = Self::open(&directory, settings, sinks, events, metrics);
         }
         opened
     }
@@ -336,6 +335,12 @@ impl State {
     fn bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.bytes).sum()
     }
+}
+
+/// Where the journals of a data directory are, as far as they are there.
+pub fn directories(data_dir: &Path) -> impl Iterator<Item = PathBuf> {
+    let others = (2..=JOURNALS_MAX).map(|number| format!("journal-{number}"));
+    std::iter::once("journal".to_owned()).chain(others).map(|name| data_dir.join(name))
 }
 
 fn segment_path(directory: &Path, first: u64) -> PathBuf {

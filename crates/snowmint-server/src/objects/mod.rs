@@ -111,8 +111,16 @@ impl Objects {
 /// Whether an object is what a put that was cut short has left: nobody's, and never the name of a whole one.
 #[must_use]
 pub fn is_temporary(path: &Path) -> bool {
+    unfinished(path).is_some()
+}
+
+/// What a put was about to make, where an object is what it has left when it was cut short.
+#[must_use]
+pub fn unfinished(path: &Path) -> Option<String> {
     // HDFS: `.name.tmp.1`; a directory's `name#1` is not listed.
-    path.filename().is_some_and(|name| name.starts_with('.') && name.contains(".tmp."))
+    let (name, number) = path.filename()?.strip_prefix('.')?.rsplit_once(".tmp.")?;
+    let below = path.as_ref().strip_suffix(path.filename()?)?;
+    number.parse::<u32>().ok().map(|_| format!("{below}{name}"))
 }
 
 fn directory(path: &FilePath) -> Result<Arc<dyn ObjectStore>, String> {
@@ -213,5 +221,20 @@ fn retry() -> RetryConfig {
         backoff: BackoffConfig::default(),
         max_retries: RETRIES_MAX,
         retry_timeout: Duration::from_millis(REQUEST_MS_MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_put_was_about_to_make_is_told_by_what_it_left() {
+        let unfinished = |path: &str| unfinished(&Path::from(path));
+        assert_eq!(unfinished("a/b/.c.json.gz.tmp.12").as_deref(), Some("a/b/c.json.gz"));
+        assert_eq!(unfinished(".c.tmp.1").as_deref(), Some("c"));
+        for other in ["a/c.tmp.1", "a/.c.tmp.x", "a/.c.tmp", ".tmp.1/c", "c"] {
+            assert_eq!(unfinished(other), None, "{other}");
+        }
     }
 }

@@ -3,16 +3,22 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use snowmint::Slot;
+use snowmint::{Layout, Slot};
+use snowmint_server::audit::Scope;
+use snowmint_server::audit::verify::{Options, verify};
 use snowmint_server::sink::archive::ArchiveSettings;
 use tempfile::TempDir;
 use test_servers::Proxy;
+use tokio::runtime::Handle;
 use uuid::Uuid;
 
 use super::node::{HOUR_MS, Node, SLOT, failed, issued, settings};
 use super::place::Place;
 use super::read::{assert_whole, read};
 use super::until;
+
+/// How far a clock is set back.
+const BACK_MS: u64 = 5 * 3_600_000;
 
 const OTHER: Slot = Slot { datacenter: 1, worker: 0 };
 
@@ -36,6 +42,41 @@ async fn suite(place: &Place) {
     an_hour_that_several_hold_has_numbered_objects(place).await;
     an_archive_that_is_away_costs_no_record(place).await;
     one_that_hangs_or_whose_answers_are_lost_has_every_object_once(place).await;
+    one_that_is_slow_has_every_object_once(place).await;
+}
+
+/// Killed, and started again with a clock that was set back by hours, and again when it is right: each record is in an
+/// object of its hour, and its chain goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_was_set_back_by_hours_is_no_finding() {
+    let place = Place::directory();
+    let (directory, objects, journal) = (TempDir::new().unwrap(), place.objects("back"), Uuid::new_v4());
+    let mut next = 0;
+    for at_ms in [HOUR_MS, HOUR_MS - BACK_MS, HOUR_MS - BACK_MS + 3_599_000, HOUR_MS + 10_000] {
+        let mut node = Node::start(directory.path(), journal, next, objects.clone());
+        node.deliver((0..5).map(|n| issued(at_ms + n * 1_000, SLOT, 10)).collect()).await;
+        node.deliver(vec![failed(at_ms + 10)]).await;
+        next = node.next();
+        node.kill();
+    }
+    Node::start(directory.path(), journal, next, objects.clone()).stop().await;
+    let lines = read(&objects).await;
+    assert_eq!(assert_whole(&lines).len(), 24);
+    let keys: Vec<_> = lines.keys().filter(|key| key.slot.is_some()).map(|key| key.stem()).collect();
+    assert_eq!(
+        keys,
+        [
+            "dc0_worker5_20240103_14",
+            "dc0_worker5_20240103_15",
+            "dc0_worker5_20240103_19",
+            "dc0_worker5_20240103_19-2"
+        ]
+    );
+    let options = Options { scope: Scope::default(), layout: Layout::default(), whole: true };
+    let runtime = Handle::current();
+    let verify = move || verify(&runtime, &objects, &options, &mut |_| {}).unwrap();
+    let report = tokio::task::spawn_blocking(verify).await.unwrap();
+    assert!(report.proven && report.ids == 200, "{:?}", report.findings);
 }
 
 /// Hours that are over are uploaded without a stop; a stop uploads the rest.
@@ -159,5 +200,26 @@ async fn one_that_hangs_or_whose_answers_are_lost_has_every_object_once(place: &
     node.stop().await;
     let lines = read(&place.objects("lost")).await;
     let numbers: Vec<_> = assert_whole(&lines).into_iter().map(|(_, number)| number).collect();
+    assert_eq!(numbers, (0..next).collect::<Vec<_>>());
+}
+
+/// So slow that some uploads end in time, and others do not.
+async fn one_that_is_slow_has_every_object_once(place: &Place) {
+    let Some(address) = place.address() else { return };
+    let directory = TempDir::new().unwrap();
+    let proxy = Proxy::start(address).await;
+    let mut node = Node::start(directory.path(), Uuid::new_v4(), 0, place.objects_over("slow", &proxy));
+    for (round, delay_ms) in (0..).zip([50, 800]) {
+        proxy.slow(Duration::from_millis(delay_ms)).await;
+        let at_ms = HOUR_MS + round * 1_000;
+        node.deliver((0..100).map(|n| issued(at_ms + n, SLOT, 1)).collect()).await;
+        let (before, tried) = (node.state.status().objects, || node.state.status());
+        until("it is tried", async || tried().objects > before || tried().last_error.is_some()).await;
+    }
+    proxy.pass().await;
+    let next = node.next();
+    node.stop().await;
+    let numbers: Vec<_> =
+        assert_whole(&read(&place.objects("slow")).await).into_iter().map(|(_, number)| number).collect();
     assert_eq!(numbers, (0..next).collect::<Vec<_>>());
 }

@@ -87,6 +87,11 @@ impl Node {
         self.next
     }
 
+    /// Ends it as `kill -9` does, as far as that can be seen from here.
+    pub fn kill(self) {
+        self.uploads.abort();
+    }
+
     /// Stops it as the service does. What that does not manage in its time, a start does.
     pub async fn stop(mut self) {
         for _ in 0..STOPS_MAX {

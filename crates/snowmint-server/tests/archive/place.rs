@@ -64,10 +64,14 @@ impl Place {
 
     /// The same, reached over a proxy.
     pub fn objects_over(&self, name: &str, proxy: &Proxy) -> Objects {
+        self.open(&self.url_over(name, proxy), Some(proxy.addr()))
+    }
+
+    /// Where it is then, for the configuration. The endpoint of S3 is another key.
+    pub fn url_over(&self, name: &str, proxy: &Proxy) -> String {
         match &self.store {
-            Store::Directory => self.objects(name),
-            Store::S3(_) => self.open(&self.url(name), Some(proxy.addr())),
-            Store::Hdfs(_) => self.open(&format!("hdfs://{}/{name}", proxy.addr()), None),
+            Store::Directory | Store::S3(_) => self.url(name),
+            Store::Hdfs(_) => format!("hdfs://{}/{name}", proxy.addr()),
         }
     }
 

@@ -4,12 +4,14 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use futures_util::TryStreamExt;
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
+use snowmint_server::audit::lifecycle::{self, Ages};
 use snowmint_server::audit::verify::verify;
 use snowmint_server::config::S3;
 use snowmint_server::objects::Objects;
-use test_servers::{Hdfs, RadosGw};
+use test_servers::{Hdfs, Proxy, RadosGw};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 
@@ -21,7 +23,7 @@ const DAY_S: u32 = 5;
 /// How long it may take them, in seconds: it was five days, and the machine may be busy.
 const LIFE_S_MAX: u64 = 240;
 
-fn lifecycle(arguments: &[&str], environment: &[(&str, &str)]) -> (i32, String, String) {
+fn invoke(arguments: &[&str], environment: &[(&str, &str)]) -> (i32, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_snowmint"))
         .args(["audit", "lifecycle"])
         .args(arguments)
@@ -43,7 +45,7 @@ fn a_directory_moves_and_deletes_by_age_and_stays_proven() {
     let url = archive.url();
     // The records are of 2024, so that they are older than two days and younger than a hundred years.
     let days = ["--warm-days", "1", "--cold-days", "36500", "--delete-days", "36501"];
-    let run = |command: &str, days: &[&str]| lifecycle(&[&[command, "--archive", &url], days].concat(), &[]);
+    let run = |command: &str, days: &[&str]| invoke(&[&[command, "--archive", &url], days].concat(), &[]);
     let (code, out, _) = run("print", &days);
     assert!(
         code == 0 && out.contains("hot: 4 objects") && out.contains("to be moved to warm/: 4 objects"),
@@ -66,8 +68,7 @@ fn a_directory_moves_and_deletes_by_age_and_stays_proven() {
 
     let (code, _, err) = run("apply", &["--warm-days", "3", "--cold-days", "2"]);
     assert!(code == 2 && err.contains("each has to be more than the one before"), "{err}");
-    let (code, _, err) =
-        lifecycle(&["apply", "--archive", "gs://bucket"], &[("GOOGLE_SKIP_SIGNATURE", "true")]);
+    let (code, _, err) = invoke(&["apply", "--archive", "gs://bucket"], &[("GOOGLE_SKIP_SIGNATURE", "true")]);
     assert!(code == 1 && err.contains("rules of its own"), "{err}");
 }
 
@@ -86,7 +87,7 @@ async fn hdfs_moves_and_deletes_by_age_and_stays_proven() {
         let (runtime, objects) = (Handle::current(), objects.clone());
         tokio::task::spawn_blocking(move || verify(&runtime, &objects, &options(), &mut |_| {}).unwrap())
     };
-    let run = |days: &[&str]| lifecycle(&[&["apply", "--archive", &url], days].concat(), &[]).1;
+    let run = |days: &[&str]| invoke(&[&["apply", "--archive", &url], days].concat(), &[]).1;
     assert_eq!(
         run(&["--warm-days", "1", "--cold-days", "36500", "--delete-days", "36501"]),
         "moved to warm/: 4 objects\n"
@@ -97,6 +98,47 @@ async fn hdfs_moves_and_deletes_by_age_and_stays_proven() {
     assert!(report.proven && report.objects == 4, "{:?}", report.findings);
     assert_eq!(run(&["--warm-days", "1", "--cold-days", "2", "--delete-days", "3"]), "deleted: 4 objects\n");
     assert_eq!(proven().await.unwrap().objects, 0);
+}
+
+/// Uploads that are cut short leave their temporary files, for a put that may still go on. After a day there is none.
+#[tokio::test(flavor = "multi_thread")]
+async fn hdfs_is_rid_of_what_uploads_have_left_after_a_day() {
+    let server = Hdfs::start().await;
+    let address = server.url().strip_prefix("hdfs://").unwrap().parse().unwrap();
+    let proxy = Proxy::start(address).await;
+    let open = |url: &str| Objects::open(&url.parse().unwrap(), &S3::default()).unwrap();
+    let objects = open(&format!("{}/audit", server.url()));
+    let over_proxy = open(&format!("hdfs://{}/audit", proxy.addr()));
+    let whole = Path::from(key(0, SLOT, 1).to_string());
+    objects.store.put(&whole, "whole".into()).await.unwrap();
+    let cut = Path::from(key(0, SLOT, 2).to_string());
+    let listed = async || -> Vec<Path> {
+        let listed: Vec<_> = objects.store.list(None).try_collect().await.unwrap();
+        listed.into_iter().map(|meta| meta.location).collect()
+    };
+    proxy.swallow_replies_to("create").await;
+    let put = tokio::spawn(async move { over_proxy.store.put(&cut, "cut".into()).await });
+    let until = Instant::now() + Duration::from_mins(1);
+    while listed().await.len() < 2 {
+        assert!(Instant::now() < until, "it leaves nothing");
+        sleep(Duration::from_millis(20)).await;
+    }
+    put.abort();
+    // What is not the archive's is nobody's to delete.
+    objects.store.put(&Path::from("other/.file.tmp.1"), "theirs".into()).await.unwrap();
+
+    let now_ms = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap();
+    // The records are of 2024.
+    let ages = Ages::new(36_500, 36_501, 36_502).unwrap();
+    let day_ms = 86_400_000;
+    let apply = async |now_ms| lifecycle::apply(&objects, ages, now_ms).await.unwrap();
+    assert_eq!(apply(now_ms + day_ms / 2).await, Vec::<String>::new());
+    assert_eq!(listed().await.len(), 3);
+    assert_eq!(apply(now_ms + day_ms * 2).await, ["deleted, of uploads that were cut short: 1 objects"]);
+    let mut left = listed().await;
+    left.sort_unstable();
+    assert_eq!(left, [Path::from("other/.file.tmp.1"), whole]);
+    assert_eq!(apply(now_ms + day_ms * 2).await, Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -118,7 +160,7 @@ async fn a_bucket_gets_its_rule_beside_others_and_carries_it_out() {
     ];
     let apply = |url: &str, days: [&str; 3]| {
         let days = ["--warm-days", days[0], "--cold-days", days[1], "--delete-days", days[2]];
-        lifecycle(&[&["apply", "--archive", url], &days[..]].concat(), &environment)
+        invoke(&[&["apply", "--archive", url], &days[..]].concat(), &environment)
     };
     // Another archive's rule in the same bucket stays.
     let done = apply("s3://archive/other", ["7", "8", "9"]);
@@ -133,7 +175,7 @@ async fn a_bucket_gets_its_rule_beside_others_and_carries_it_out() {
             (0, "the rule snowmint-audit:logs is set; 2 others were kept\n".to_owned(), String::new())
         );
     }
-    let (code, out, err) = lifecycle(&["print", "--archive", "s3://archive/logs"], &environment);
+    let (code, out, err) = invoke(&["print", "--archive", "s3://archive/logs"], &environment);
     assert!(
         code == 0 && out.contains("<Days>2557</Days>") && out.contains("snowmint-audit:other"),
         "{out}{err}"

@@ -3,15 +3,19 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use object_store::{Error, ObjectStoreExt};
+use object_store::path::Path;
+use object_store::{Error, ObjectMeta, ObjectStoreExt};
 
 use super::Ages;
 use crate::archive::ObjectKey;
 use crate::audit::AuditError;
-use crate::audit::list::{Entry, Scope, Tier, list};
+use crate::audit::list::{Entry, Listing, Scope, Tier, list};
 use crate::objects::{Kind, Objects};
 
 const MS_PER_DAY: u64 = 86_400_000;
+
+/// How old what a put has left is when no put can be at it any more, in milliseconds: a day.
+const UNFINISHED_MS_MIN: u64 = MS_PER_DAY;
 
 /// How deep an object lies below its tier, in directories.
 const DEPTH: usize = 4;
@@ -24,19 +28,44 @@ enum Step {
 }
 
 pub(super) async fn print(objects: &Objects, ages: Ages, now_ms: u64) -> Result<Vec<String>, AuditError> {
-    let entries = list(objects, &Scope::default()).await?.entries;
-    let mut lines: Vec<String> = Tier::ALL.iter().map(|tier| count(&entries, *tier)).collect();
-    lines.extend(told(&plan(&entries, ages, now_ms), "to be "));
+    let listing = list(objects, &Scope::default()).await?;
+    let mut lines: Vec<String> = Tier::ALL.iter().map(|tier| count(&listing.entries, *tier)).collect();
+    let left = left(&listing, now_ms).count();
+    lines.extend(told(&plan(&listing.entries, ages, now_ms), left, "to be "));
     Ok(lines)
 }
 
 pub(super) async fn apply(objects: &Objects, ages: Ages, now_ms: u64) -> Result<Vec<String>, AuditError> {
-    let entries = list(objects, &Scope::default()).await?.entries;
-    let steps = plan(&entries, ages, now_ms);
+    let listing = list(objects, &Scope::default()).await?;
+    let steps = plan(&listing.entries, ages, now_ms);
     for step in &steps {
         take(objects, *step).await?;
     }
-    Ok(told(&steps, "").collect())
+    let mut cleared = 0;
+    for path in left(&listing, now_ms) {
+        delete(objects, path).await?;
+        cleared += 1;
+    }
+    Ok(told(&steps, cleared, "").collect())
+}
+
+/// What puts have left that were cut short, and that no put can be at any more. By the clock of whoever has it: with a
+/// day to spare, it need not be right.
+fn left(listing: &Listing, now_ms: u64) -> impl Iterator<Item = &Path> {
+    let age_ms = move |meta: &ObjectMeta| {
+        let modified_ms = u64::try_from(meta.last_modified.timestamp_millis()).unwrap_or(0);
+        now_ms.saturating_sub(modified_ms)
+    };
+    let old = move |meta: &&ObjectMeta| age_ms(meta) >= UNFINISHED_MS_MIN;
+    listing.unfinished.iter().filter(old).map(|meta| &meta.location)
+}
+
+async fn delete(objects: &Objects, path: &Path) -> Result<(), AuditError> {
+    match objects.store.delete(path).await {
+        // Somebody else has done it.
+        Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+        Err(source) => Err(AuditError::Change { object: path.to_string(), done: "deleted", source }),
+    }
 }
 
 /// What is to be done now. No object takes another's place: where its name is taken, it gets the next number.
@@ -99,14 +128,15 @@ fn count(entries: &[Entry], tier: Tier) -> String {
     format!("{tier}: {objects} objects, {bytes} bytes")
 }
 
-/// How many objects each kind of step is for.
-fn told<'a>(steps: &'a [Step], prefix: &'a str) -> impl Iterator<Item = String> + 'a {
+/// How many objects each kind of step is for, and how many were left by puts.
+fn told<'a>(steps: &'a [Step], left: usize, prefix: &'a str) -> impl Iterator<Item = String> + 'a {
     let number = |wanted: &dyn Fn(&Step) -> bool| steps.iter().filter(|step| wanted(step)).count();
     let moved = |tier| number(&|step| matches!(step, Step::Move(_, to) if to.tier == tier));
     let counts = [
         (moved(Tier::Warm), "moved to warm/"),
         (moved(Tier::Cold), "moved to cold/"),
         (number(&|step| matches!(step, Step::Delete(_))), "deleted"),
+        (left, "deleted, of uploads that were cut short"),
     ];
     let some = counts.into_iter().filter(|(count, _)| *count > 0);
     some.map(move |(count, what)| format!("{prefix}{what}: {count} objects"))
@@ -140,7 +170,15 @@ mod tests {
                 Step::Move(entries[2], entry(48, 3, Tier::Warm)),
             ]
         );
-        let lines: Vec<_> = told(&steps, "").collect();
-        assert_eq!(lines, ["moved to warm/: 1 objects", "moved to cold/: 1 objects", "deleted: 1 objects"]);
+        let lines: Vec<_> = told(&steps, 2, "").collect();
+        assert_eq!(
+            lines,
+            [
+                "moved to warm/: 1 objects",
+                "moved to cold/: 1 objects",
+                "deleted: 1 objects",
+                "deleted, of uploads that were cut short: 2 objects"
+            ]
+        );
     }
 }

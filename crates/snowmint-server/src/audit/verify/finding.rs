@@ -295,7 +295,7 @@ fn write_missing(
     let what = if after.object == before.object {
         "removed from the object"
     } else {
-        "removed, or not yet uploaded by a node that is down"
+        "removed, not yet uploaded by a node that is down, or of hours that were not read"
     };
     write!(f, ": {what}\n    after {after}\n    before {before}")
 }

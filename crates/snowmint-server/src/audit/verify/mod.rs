@@ -12,9 +12,8 @@ mod object;
 mod runs;
 mod search;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Mutex, PoisonError, mpsc};
-use std::thread;
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -24,22 +23,14 @@ use tokio::runtime::Handle;
 
 use super::AuditError;
 use super::list::{Entry, Listing, Scope, list};
+use super::parallel::{in_order, threads};
 use crate::archive::{EventType, Hour, ObjectKey};
-use crate::objects::{Kind, Objects};
+use crate::objects::Objects;
 pub use chain::Chain;
 use finding::Findings;
 pub use finding::{Finding, Place};
 use object::{Checked, Piece};
 use runs::{Run, Runs, Twice};
-
-/// Threads that read, at most: each holds the runs of an object.
-const THREADS_MAX: usize = 32;
-
-/// Threads for each core where objects come over the network, and are waited for.
-const REMOTE_THREADS_PER_CORE: usize = 4;
-
-/// How many objects are read ahead of the one that is wanted next, for each thread.
-const AHEAD_PER_THREAD: usize = 2;
 
 /// How many missing objects are told of one slot and hour.
 const MISSING_OBJECTS_MAX: usize = 3;
@@ -118,13 +109,17 @@ pub fn verify(
     let started = Instant::now();
     let listing = runtime.block_on(list(objects, &options.scope))?;
     let mut whole = Whole::new(options.layout, &listing);
-    in_order(
+    let Ok(()) = in_order(
         &listing.entries,
         threads(objects),
-        &|entry| object::check(runtime, objects, options.layout, entry),
-        &mut |entry, checked| {
-            whole.add(entry, checked);
+        &|entry, done| {
+            // Whoever wanted it is there until the end.
+            let _ = done.send(object::check(runtime, objects, options.layout, *entry));
+        },
+        |entry, checked| {
+            whole.add(*entry, checked.recv().expect("each object that is read has a result"));
             progress(&whole.progress);
+            Ok::<(), Infallible>(())
         },
     );
     whole.end_slot();
@@ -142,49 +137,6 @@ pub fn verify(
 fn duplicate(slot: Slot, run: Run, places: Vec<Place>) -> Finding {
     let first = snowmint::Id::new(run.first).expect("it was read as an ID");
     Finding::Duplicate { slot, first, count: run.len(), places }
-}
-
-fn threads(objects: &Objects) -> usize {
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    let threads =
-        if matches!(objects.kind, Kind::Directory(_)) { cores } else { cores * REMOTE_THREADS_PER_CORE };
-    threads.min(THREADS_MAX)
-}
-
-/// Reads objects with several threads and takes what they give in order. Bounded: no thread reads more than a few
-/// objects ahead of the one that is taken next.
-fn in_order<T: Send>(
-    entries: &[Entry],
-    threads: usize,
-    read: &(dyn Fn(Entry) -> T + Sync),
-    take: &mut dyn FnMut(Entry, T),
-) {
-    let ahead = threads * AHEAD_PER_THREAD;
-    let (jobs, wanted) = mpsc::sync_channel::<(Entry, mpsc::SyncSender<T>)>(ahead);
-    let wanted = Mutex::new(wanted);
-    let next_job = || wanted.lock().unwrap_or_else(PoisonError::into_inner).recv();
-    thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                while let Ok((entry, done)) = next_job() {
-                    // Whoever wanted it may be gone.
-                    let _ = done.send(read(entry));
-                }
-            });
-        }
-        let mut coming = VecDeque::with_capacity(ahead);
-        let mut rest = entries.iter().copied();
-        loop {
-            for entry in rest.by_ref().take(ahead - coming.len()) {
-                let (done, result) = mpsc::sync_channel(1);
-                coming.push_back((entry, result));
-                let _ = jobs.send((entry, done));
-            }
-            let Some((entry, result)) = coming.pop_front() else { break };
-            take(entry, result.recv().expect("each object that is read has a result"));
-        }
-        drop(jobs);
-    });
 }
 
 /// All objects, put together.

@@ -113,8 +113,10 @@ pub(super) fn check(runtime: &Handle, objects: &Objects, layout: Layout, entry: 
     if let Err(error) = reading.read(runtime, objects) {
         let object = entry.to_string();
         reading.findings.add(match error {
-            LineError::Damaged(problem) => Finding::Damaged { object, line: reading.line + 1, problem },
             LineError::Unreadable(problem) => Finding::Unreadable { object, problem },
+            damaged @ (LineError::Damaged(_) | LineError::NoEnd) => {
+                Finding::Damaged { object, line: reading.line + 1, problem: damaged.to_string() }
+            }
         });
     }
     let Reading { pieces, runs, mut twice, findings, counts, .. } = reading;
@@ -223,8 +225,8 @@ impl Reading {
     /// ones may be late ones of the hour before.
     fn belongs(&mut self, record: &Record) {
         let (key, slot, hour) = (self.entry.key, record.slot(), Hour::of(record.timestamp));
-        let is_late = self.line > 1 && hour.0 + 1 == key.hour.0;
-        if slot != key.slot || (hour != key.hour && !is_late) {
+        let fits = if self.line == 1 { hour == key.hour } else { key.hour.takes(hour) };
+        if slot != key.slot || !fits {
             let belongs = ObjectKey { hour, slot, number: 1 }.to_string();
             let place = self.place(&record.chain);
             self.findings.add(Finding::WrongObject { place, belongs });

@@ -17,6 +17,7 @@ mod state;
 mod tests;
 mod told;
 mod upload;
+mod waiting;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
@@ -38,6 +39,7 @@ use spool::{Limits, Spool, SpoolError};
 use told::Teller;
 
 pub use upload::{BACKOFF_MS_MAX, LAST_MS_MAX, REQUEST_MS_MAX, Uploader};
+pub use waiting::{Waiting, waiting};
 
 /// The sink's name.
 pub const NAME: &str = "archive";

@@ -326,8 +326,9 @@ impl Append<'_> {
         if chain.end.event.is_some_and(|last| number <= last) {
             return Ok(());
         }
-        // The last of an hour may come after the first of the next: an object is one piece of its chain.
-        if chain.file.as_ref().is_some_and(|file| file.name.hour < hour) {
+        // The last of an hour may come after the first of the next: an object is one piece of its chain. Those of long
+        // before come after a restart with a clock that was set back.
+        if chain.file.as_ref().is_some_and(|file| !file.name.hour.takes(hour)) {
             self.finish(slot)?;
         }
         let chain = self.opened.chains.get_mut(&slot).expect("it was there");
