@@ -8,6 +8,7 @@ use std::thread::Thread;
 use axum::http::HeaderValue;
 use crossbeam_queue::ArrayQueue;
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 use snowmint::{IdRange, Slot};
 use tokio::sync::oneshot;
 
@@ -44,14 +45,17 @@ pub enum What {
     Measured(Measured),
 }
 
+/// Runs of consecutive IDs, lowest first: mostly one, which takes no memory of its own.
+pub type Ranges = SmallVec<[IdRange; 1]>;
+
 /// IDs that were issued to one request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Issued {
     /// From which slot.
     pub slot: Slot,
-    /// The runs of consecutive IDs, lowest first.
+    /// The IDs.
     #[serde(with = "ranges")]
-    pub ranges: Vec<IdRange>,
+    pub ranges: Ranges,
     /// From the request's arrival to its IDs, in microseconds.
     pub latency_us: u32,
     /// How much of that it waited for its turn or for a millisecond, in microseconds.
@@ -315,14 +319,17 @@ mod header {
 mod ranges {
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serializer};
+    use smallvec::SmallVec;
     use snowmint::{Id, IdRange};
+
+    use super::Ranges;
 
     pub(super) fn serialize<S: Serializer>(ranges: &[IdRange], serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(ranges.iter().map(|range| (range.first(), range.count())))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IdRange>, D::Error> {
-        let pairs: Vec<(Id, u32)> = Vec::deserialize(deserializer)?;
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Ranges, D::Error> {
+        let pairs: SmallVec<[(Id, u32); 1]> = SmallVec::deserialize(deserializer)?;
         let range =
             |(first, count)| IdRange::new(first, count).ok_or_else(|| D::Error::custom("no range of IDs"));
         pairs.into_iter().map(range).collect()
@@ -344,7 +351,7 @@ mod tests {
             request_id: Some(HeaderValue::from_static("req-123456")),
             api: Api::Rest,
         };
-        let ranges = vec![IdRange::new(Id::new(7).unwrap(), 3).unwrap()];
+        let ranges = [IdRange::new(Id::new(7).unwrap(), 3).unwrap()].into();
         let slot = Slot { datacenter: 0, worker: 5 };
         let issued = Issued { slot, ranges, latency_us: 45, queue_us: 10, request };
         Event { at_ms: 1_704_310_200_123, what: What::Issued(issued) }

@@ -1,14 +1,14 @@
 //! Requests for IDs, and for errors: what is given to whom becomes an event.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use smallvec::{SmallVec, smallvec};
 use snowmint::{Id, IdRange, Slot};
 
 use crate::error::{Code, Error};
-use crate::event::{Event, Events, Failed, Issued, Keeping, Request, What};
+use crate::event::{Event, Events, Failed, Issued, Keeping, Ranges, Request, What};
 use crate::service::{Minted, Service};
 
 /// Gives IDs, and has it written down who got them.
@@ -32,27 +32,32 @@ impl Issuer {
         self.events.keeping() != Keeping::Off
     }
 
-    /// One ID, if there is one that can be given without any wait.
-    pub(super) fn id_now(&self, asker: impl FnOnce() -> Request) -> Option<Id> {
+    /// One ID, if there is one that can be given without any wait. `asker` is asked for where it is wanted.
+    pub(super) fn id_now(&self, asker: impl FnOnce() -> Option<Request>) -> Option<Id> {
         if self.events.keeping() == Keeping::Strict {
             return None;
         }
         let (id, took) = self.service.id_now()?;
-        if self.asks_who() {
+        if self.asks_who()
+            && let Some(asker) = asker()
+        {
             let range = IdRange::new(id, 1).expect("one ID is a range");
             let slot = self.slot(&range);
-            self.events.take(self.issued(slot, vec![range], took, Duration::ZERO, asker()));
+            self.events.take(self.issued(slot, smallvec![range], took, Duration::ZERO, asker));
         }
         Some(id)
     }
 
     /// One ID.
-    pub(super) async fn id(&self, asker: Option<Request>) -> Result<Id, Error> {
-        Ok(self.ranges(1, asker).await?[0].first())
+    pub(super) async fn id(&self, asker: Option<&Request>) -> Result<Id, Error> {
+        match self.id_now(|| asker.cloned()) {
+            Some(id) => Ok(id),
+            None => Ok(self.ranges(1, asker).await?[0].first()),
+        }
     }
 
     /// `count` IDs as runs of consecutive ones, in order: all or none.
-    pub(super) async fn ranges(&self, count: u32, asker: Option<Request>) -> Result<Vec<IdRange>, Error> {
+    pub(super) async fn ranges(&self, count: u32, asker: Option<&Request>) -> Result<Vec<IdRange>, Error> {
         let Minted { ranges, took, waited } = self.service.mint(count).await?;
         let Some(asker) = asker else { return Ok(ranges) };
         let events = self
@@ -75,10 +80,14 @@ impl Issuer {
     }
 
     /// What each slot gave: a request may have IDs of several, each of which writes down its own.
-    fn by_slot(&self, ranges: &[IdRange]) -> BTreeMap<Slot, Vec<IdRange>> {
-        let mut by_slot: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    fn by_slot(&self, ranges: &[IdRange]) -> SmallVec<[(Slot, Ranges); 1]> {
+        let mut by_slot: SmallVec<[(Slot, Ranges); 1]> = SmallVec::new();
         for range in ranges {
-            by_slot.entry(self.slot(range)).or_default().push(*range);
+            let slot = self.slot(range);
+            match by_slot.iter_mut().find(|(known, _)| *known == slot) {
+                Some((_, ranges)) => ranges.push(*range),
+                None => by_slot.push((slot, smallvec![*range])),
+            }
         }
         by_slot
     }
@@ -104,7 +113,7 @@ impl Issuer {
     fn issued(
         &self,
         slot: Slot,
-        ranges: Vec<IdRange>,
+        ranges: Ranges,
         took: Duration,
         waited: Duration,
         request: Request,

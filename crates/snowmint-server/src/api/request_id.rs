@@ -5,11 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use uuid::Uuid;
 
-/// The gRPC metadata key.
-pub(super) const KEY: &str = "x-request-id";
-
-/// The header.
-pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static(KEY);
+/// The header, and the key of gRPC metadata.
+pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The longest ID that is taken from a caller, in bytes.
 const BYTES_MAX: usize = 128;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use snowmint_server::api::grpc::proto;
 use snowmint_server::api::grpc::proto::id_generator_client::IdGeneratorClient;
 use snowmint_server::config::Limits;
+use tokio::process::Command;
 use tonic::transport::Channel;
 
 use crate::node::Node;
@@ -149,4 +150,29 @@ async fn grpc_reflection_describes_the_service() {
     let names: BTreeSet<String> = list.service.into_iter().map(|service| service.name).collect();
     let wanted = ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "snowmint.v1.IdGenerator"];
     assert_eq!(names.iter().map(String::as_str).collect::<Vec<_>>(), wanted);
+}
+
+/// What `snowmint bench` reports after a second over gRPC.
+async fn bench(node: &Node, more: &[&str]) -> serde_json::Value {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_snowmint"));
+    command.args(["bench", "--seconds", "1", "--connections", "2", "--json"]).args(more);
+    let output = command.arg("--url").arg(format!("grpc://{}", node.grpc)).output().await.unwrap();
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn bench_asks_over_grpc() {
+    let node = Node::start().await;
+    for (more, ids) in [(&[][..], 1), (&["--batch", "3"], 3), (&["--ranges", "5"], 5)] {
+        let report = bench(&node, more).await;
+        let requests = report["requests"].as_u64().unwrap();
+        assert!(requests > 0, "{report}");
+        assert_eq!(report["ids"], requests * ids);
+        assert_eq!((&report["errors"], &report["duplicates"]), (&0.into(), &0.into()), "{report}");
+        assert_eq!(report["checked"], "all");
+    }
+    let node = Node::start_without_slot(Limits::default()).await;
+    let report = bench(&node, &[]).await;
+    assert_eq!((&report["requests"], &report["ids"]), (&0.into(), &0.into()), "{report}");
+    assert_eq!(report["errors_by_code"]["WORKER_UNAVAILABLE"], report["errors"]);
 }

@@ -26,7 +26,7 @@ async fn what_was_issued_is_reported() {
     let at_ms = u64::try_from(now.as_millisecond()).unwrap();
     let what = What::Issued(Issued {
         slot: Slot { datacenter: 0, worker: 5 },
-        ranges: vec![IdRange::new(Id::new(1_000).unwrap(), 600).unwrap()],
+        ranges: [IdRange::new(Id::new(1_000).unwrap(), 600).unwrap()].into(),
         latency_us: 45,
         queue_us: 0,
         request: Request { client_ip: None, user_agent: None, request_id: None, api: Api::Rest },

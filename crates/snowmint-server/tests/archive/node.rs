@@ -120,7 +120,7 @@ pub fn issued(at_ms: u64, slot: Slot, count: u32) -> Event {
     let parts = at_ms - Layout::default().epoch_ms();
     let slot_bits = u64::from(slot.datacenter) << 17 | u64::from(slot.worker) << 12;
     let range = IdRange::new(Id::new(parts << 22 | slot_bits).unwrap(), count).unwrap();
-    let issued = Issued { slot, ranges: vec![range], latency_us: 55, queue_us: 10, request: request() };
+    let issued = Issued { slot, ranges: [range].into(), latency_us: 55, queue_us: 10, request: request() };
     Event { at_ms, what: What::Issued(issued) }
 }
 

@@ -21,7 +21,7 @@ use super::proto::{
 use crate::api::connections::Peer;
 use crate::api::issue::Issuer;
 use crate::api::request::{self, Origin};
-use crate::api::request_id::{self, RequestIds};
+use crate::api::request_id::{RequestIds, X_REQUEST_ID};
 use crate::error::{Code, Error};
 use crate::event::{self, Api};
 use crate::service::{BATCH_IDS_MAX, RANGE_IDS_MAX};
@@ -52,17 +52,17 @@ impl Calls {
     async fn answer<Q, A>(
         &self,
         request: Request<Q>,
-        work: impl AsyncFnOnce(Q, Option<event::Request>) -> Result<A, Error>,
+        work: impl AsyncFnOnce(Q, Option<&event::Request>) -> Result<A, Error>,
     ) -> Result<Response<A>, Status> {
         let arrived = Instant::now();
         let (metadata, extensions, question) = request.into_parts();
-        let request_id = self.request_ids.of(metadata.as_ref());
+        let mut request_id = self.request_ids.of(metadata.as_ref());
         let ip = extensions.get::<Peer>().map(|peer| peer.ip);
         let asker = self
             .issuer
             .asks_who()
             .then(|| event::Request::new(ip, metadata.as_ref().get(USER_AGENT), &request_id, Api::Grpc));
-        let working = AssertUnwindSafe(work(question, asker.clone())).catch_unwind();
+        let working = AssertUnwindSafe(work(question, asker.as_ref())).catch_unwind();
         let answered = match tokio::time::timeout(self.time_limit, working).await {
             Ok(Ok(answered)) => answered,
             Ok(Err(_panic)) => {
@@ -79,9 +79,10 @@ impl Calls {
             Ok(response) => response.metadata_mut(),
             Err(status) => status.metadata_mut(),
         };
-        if let Ok(value) = request_id.as_bytes().try_into() {
-            answer_metadata.insert(request_id::KEY, value);
-        }
+        // Sensitive headers are kept out of the table that HPACK looks through for values which came before: this
+        // one never did.
+        request_id.set_sensitive(true);
+        answer_metadata.as_mut().insert(X_REQUEST_ID, request_id);
         response
     }
 }
@@ -128,7 +129,7 @@ impl IdGenerator for Calls {
         request: Request<GenerateStreamRequest>,
     ) -> Result<Response<Self::GenerateStreamStream>, Status> {
         self.answer(request, async |wanted, asker| {
-            let batches = Batches::new(&wanted, self.issuer.clone(), asker, self.stop.clone())?;
+            let batches = Batches::new(&wanted, self.issuer.clone(), asker.cloned(), self.stop.clone())?;
             let stream: Self::GenerateStreamStream = Box::pin(stream::try_unfold(batches, Batches::next));
             Ok(stream)
         })
@@ -211,7 +212,7 @@ impl Batches {
         }
         let (arrived, count) =
             (Instant::now(), u32::try_from(self.left).map_or(self.batch, |left| left.min(self.batch)));
-        let given = self.issuer.ranges(count, self.asker.clone()).await;
+        let given = self.issuer.ranges(count, self.asker.as_ref()).await;
         let ranges = given.map_err(|error| self.refuse(&error, arrived))?;
         self.left -= u64::from(count);
         Ok(Some((GenerateStreamResponse { ids: listed(&ranges) }, self)))

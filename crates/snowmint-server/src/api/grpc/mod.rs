@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::Request;
+use http_body_util::Either;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -56,7 +57,10 @@ const KEEP_ALIVE_ANSWER_S: u64 = 20;
 const HEALTH_POLL_MS: u64 = 250;
 
 /// Names of the services whose health is told; the empty one is the whole server.
-const HEALTH_OF: [&str; 2] = ["", <IdGeneratorServer<Calls> as NamedService>::NAME];
+const HEALTH_OF: [&str; 2] = ["", GENERATOR];
+
+/// The service of `snowmint.v1`.
+const GENERATOR: &str = <IdGeneratorServer<Calls> as NamedService>::NAME;
 
 /// Serves until `stop`, then until what is in flight is done, for [`DRAIN_MS_MAX`](super::DRAIN_MS_MAX) at most.
 pub async fn serve(
@@ -73,19 +77,28 @@ pub async fn serve(
     let counted = issuer.clone();
     let calls = Calls::new(issuer, Duration::from_secs(limits.request_s), stop.clone());
     let generator = IdGeneratorServer::new(calls).max_decoding_message_size(limits.body_bytes);
-    let router =
-        Routes::new(generator).add_service(health).add_service(reflection()).prepare().into_axum_router();
+    let router = Routes::new(generator.clone())
+        .add_service(health)
+        .add_service(reflection())
+        .prepare()
+        .into_axum_router();
     let answer = move |mut request: Request<Incoming>, peer: Peer| {
-        let (mut router, issuer) = (router.clone(), counted.clone());
+        let (mut generator, mut router, issuer) = (generator.clone(), router.clone(), counted.clone());
         async move {
             if peer.admission == Admission::Full {
                 let full = Error::too_many_connections(limits.connections);
                 issuer.failed(&full, Instant::now(), None);
-                return calls::status(&full).into_http();
+                return calls::status(&full).into_http().map(Either::Left);
             }
             request.extensions_mut().insert(peer);
-            // A router never fails: its errors are answers.
-            router.call(request.map(Body::new)).await.unwrap_or_else(|never| match never {})
+            // What a busy service is asked most needs no router.
+            let answered = if is_of_generator(request.uri().path()) {
+                generator.call(request).await.map(|answer| answer.map(Either::Left))
+            } else {
+                router.call(request.map(Body::new)).await.map(|answer| answer.map(Either::Right))
+            };
+            // Neither ever fails: their errors are answers.
+            answered.unwrap_or_else(|never| match never {})
         }
     };
     let bounds = Bounds {
@@ -98,6 +111,13 @@ pub async fn serve(
     if let Err(error) = reporting.await {
         tracing::error!("the health reporter failed: {error}");
     }
+}
+
+/// Whether a call is one of `snowmint.v1`.
+fn is_of_generator(path: &str) -> bool {
+    path.strip_prefix('/')
+        .and_then(|path| path.strip_prefix(GENERATOR))
+        .is_some_and(|call| call.starts_with('/'))
 }
 
 fn reflection() -> ServerReflectionServer<impl ServerReflection> {

@@ -135,7 +135,7 @@ impl FrontEnd {
             return None;
         }
         let request_id = self.request_ids.of(request.headers());
-        let id = self.app.issuer.id_now(|| asker(peer, request, &request_id))?;
+        let id = self.app.issuer.id_now(|| Some(asker(peer, request, &request_id)))?;
         let mut response = routes::one_id(id, self.app.service()).map(Either::Left);
         response.headers_mut().insert(X_REQUEST_ID, request_id);
         Some(response)

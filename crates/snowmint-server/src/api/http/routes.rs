@@ -101,7 +101,7 @@ async fn get_id(
     Params(params): Params<OneParams>,
 ) -> Result<Response<Body>, Failure> {
     let form = Form::named(params.format.as_deref())?;
-    let id = app.issuer.id(asker.0).await?;
+    let id = app.issuer.id(asker.0.as_ref()).await?;
     Ok(json(&One::new(id, form, app.service().layout()), ONE_BYTES))
 }
 
@@ -158,7 +158,7 @@ async fn get_ranges(
 ) -> Result<Response<Body>, Failure> {
     let form = Form::named(params.format.as_deref())?;
     let count = request::count(params.count.as_deref().unwrap_or("1"), RANGE_IDS_MAX)?;
-    let ranges = app.issuer.ranges(count, asker.0).await?;
+    let ranges = app.issuer.ranges(count, asker.0.as_ref()).await?;
     Ok(json(&Ranges::new(&ranges, form), ONE_BYTES))
 }
 
@@ -357,7 +357,7 @@ async fn wrong_method(method: axum::http::Method) -> (StatusCode, Failure) {
 
 async fn batch(app: &App, count: u32, asker: Asker) -> Result<Batch, Failure> {
     let arrived = Instant::now();
-    let ranges = app.issuer.ranges(count, asker.0).await?.into();
+    let ranges = app.issuer.ranges(count, asker.0.as_ref()).await?.into();
     // Whole microseconds: what is below them says nothing.
     let generation_time_ms = (arrived.elapsed().as_secs_f64() * 1e6).round() / 1e3;
     Ok(Batch { ranges, generation_time_ms })

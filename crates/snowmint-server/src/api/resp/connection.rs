@@ -265,12 +265,12 @@ impl<'a> Connection<'a> {
     async fn mint(&self, count: u32, commands: u32) -> Result<Ranges, Failure> {
         let issuer = &self.front_end.issuer;
         if count == 1
-            && let Some(id) = issuer.id_now(|| self.session.asker().clone())
+            && let Some(id) = issuer.id_now(|| Some(self.session.asker().clone()))
         {
             return Ok(smallvec![IdRange::new(id, 1).expect("one ID is a range")]);
         }
         let arrived = Instant::now();
-        let asker = issuer.asks_who().then(|| self.session.asker().clone());
+        let asker = issuer.asks_who().then(|| self.session.asker());
         let given = match self.within_limits(issuer.ranges(count, asker)).await {
             Some(given) => given,
             None => Err(Error::too_slow(self.front_end.limits.request_s)),

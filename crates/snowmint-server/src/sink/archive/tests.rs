@@ -74,12 +74,12 @@ fn event(rng: &mut Rng, number: u64) -> Event {
         // Of both slots.
         2 => What::Issued(Issued {
             slot,
-            ranges: vec![range(slot), range(other)],
+            ranges: [range(slot), range(other)].into_iter().collect(),
             latency_us: 9,
             queue_us: 4,
             request,
         }),
-        _ => What::Issued(Issued { slot, ranges: vec![range(slot)], latency_us: 9, queue_us: 4, request }),
+        _ => What::Issued(Issued { slot, ranges: [range(slot)].into(), latency_us: 9, queue_us: 4, request }),
     };
     Event { at_ms, what }
 }
