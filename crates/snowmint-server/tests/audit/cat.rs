@@ -4,7 +4,7 @@ use std::process::{Command, Output, Stdio};
 
 use snowmint::{Format, Id};
 
-use crate::archive::{Archive, HOUR_MS, SLOT, START_MS, id};
+use crate::archive::{Archive, Chain, HOUR_MS, SLOT, START_MS, id, key};
 
 fn audit(archive: &Archive, arguments: &[&str]) -> (i32, String, String) {
     let (command, rest) = arguments.split_first().unwrap();
@@ -46,6 +46,26 @@ fn records_are_chosen_by_all_that_is_known_of_them() {
     assert_eq!(number(&["--since", "2024-01-03T20:00:01.005Z", "--until", "2024-01-03T21:00:00Z"]), 15);
     let (code, out, _) = audit(&archive, &["cat", "--request-id", "req-1-24"]);
     assert_eq!((code, out), (0, format!("{}\n", archive.lines(1, 2)[3])));
+}
+
+/// Objects that are read side by side, and are much larger than what is held of one.
+#[test]
+fn lines_come_in_order_however_many_there_are() {
+    let (mut archive, mut chain) = (Archive::new(), Chain::new(1, SLOT));
+    for hour in 0..6 {
+        let lines = (0..1_500).map(|record| {
+            let at_ms = START_MS + u64::from(hour) * HOUR_MS + record;
+            chain.line(at_ms, &[(id(SLOT, at_ms, 0), 1)])
+        });
+        archive.objects.insert(key(hour, SLOT, 1), lines.collect());
+    }
+    archive.write();
+    let lines: Vec<&String> = archive.objects.values().flatten().collect();
+    let (code, out, _) = audit(&archive, &["cat"]);
+    assert!(code == 0 && out.lines().eq(lines.iter().copied()));
+    let (_, out, _) = audit(&archive, &["cat", "--client", "10.0.0.3"]);
+    let wanted = lines.iter().copied().filter(|line| line.contains("\"10.0.0.3\""));
+    assert!(out.lines().eq(wanted));
 }
 
 #[test]
