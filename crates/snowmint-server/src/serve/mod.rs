@@ -485,14 +485,15 @@ impl Greeting {
     fn give(&self, json: bool) {
         let [http, grpc, resp] = self.addresses.shown();
         let (registry, version) = (&self.registry, env!("CARGO_PKG_VERSION"));
-        let mut slots = match self.slots.as_slice() {
+        let held = match self.slots.as_slice() {
             [] => "none".to_owned(),
             [only] => only.to_string(),
             [first, .., last] => format!("{first} … {last}"),
         };
-        if self.wanted.get() > 1 {
-            slots += &format!(" ({} of {})", self.slots.len(), self.wanted);
-        }
+        let slots = match self.wanted.get() {
+            1 => held,
+            wanted => format!("{held} ({} of {wanted})", self.slots.len()),
+        };
         let (epoch, end) = (timestamp(self.layout.epoch_ms()), timestamp(self.layout.end_ms()));
         let layout = format!("{} bits, from {epoch} until {end}", self.layout.split());
         let curl = self.addresses.http.map(|at| format!("curl http://{}/api/v1/id", reachable(at)));
