@@ -45,6 +45,8 @@ pub(super) struct Target {
 /// The names of the latencies in [`Run::latencies_us`].
 pub(super) const LATENCIES: [&str; 5] = ["p50", "p90", "p99", "p99_9", "max"];
 const P99: usize = 2;
+/// What the load generator says of requests that it did not come to, or of which it did not see the answer.
+const TOO_LATE: [&str; 2] = ["not sent in time", "no answer"];
 
 /// One run against one server.
 pub(super) struct Run {
@@ -119,7 +121,9 @@ impl<'a> Loader<'a> {
         let number = |at: &str| {
             report.pointer(at).and_then(Value::as_f64).with_context(|| format!("no {at} in {text}"))
         };
-        ensure!(number("/errors")? == 0.0, "requests failed: {text}");
+        // A rate that the server cannot hold is no failure: those that were too late are in the latencies.
+        let too_late: f64 = TOO_LATE.iter().filter_map(|code| report["errors_by_code"][code].as_f64()).sum();
+        ensure!(number("/errors")? <= too_late, "requests failed: {text}");
         let requests = number("/requests")?;
         ensure!(requests > 0.0, "there was no request: {text}");
         let mut latencies_us = [0.0; LATENCIES.len()];

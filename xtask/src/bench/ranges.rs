@@ -64,7 +64,12 @@ fn start(loader: &Loader, data_dir: &TempDir, workers: u16, journal: &str) -> Re
     command.extend(["--data-dir".into(), data_dir.path().display().to_string()]);
     command.extend(["--workers".into(), workers.to_string()]);
     command.extend(["--http".into(), http.to_string(), "--grpc".into(), grpc.to_string()]);
-    let environment = [("SNOWMINT_RESP__LISTEN", ""), ("SNOWMINT_JOURNAL__DURABILITY", journal)];
+    let environment = [
+        ("SNOWMINT_RESP__LISTEN", ""),
+        ("SNOWMINT_JOURNAL__DURABILITY", journal),
+        // It says of each slot that it was taken.
+        ("SNOWMINT_LOG__LEVEL", "warn"),
+    ];
     let server = Server::start(&command, &environment, http, ID_PATH)?;
     Ok((Target { url: server.url(), server }, format!("grpc://{grpc}")))
 }

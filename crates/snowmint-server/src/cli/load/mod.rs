@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -41,6 +42,9 @@ pub(super) const RATE_PER_S_MAX: u32 = 10_000_000;
 const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Room that a read is given at least, in bytes.
 const READ_BYTES_MIN: usize = 4 * 1024;
+/// How many connections are being made at once: one after the other, the first would have been silent for longer than a
+/// server allows before the last is there.
+const CONNECTING_MAX: usize = 256;
 /// How long to wait for a connection.
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
 /// How long to wait before a lost connection is made again.
@@ -276,12 +280,12 @@ pub(super) async fn run(plan: Plan, progress: Arc<Progress>) -> Result<Report, L
     {
         return Err(LoadError::OpenFiles { connections: plan.connections, allowed });
     }
-    let mut links = Vec::new();
-    for _ in 0..plan.connections {
-        let connected = plan.connect().await;
-        let address = || plan.target.url().authority();
-        links.push(connected.map_err(|source| LoadError::Connect { address: address(), source })?);
-    }
+    let links: Vec<Link> = stream::iter(0..plan.connections)
+        .map(|_| plan.connect())
+        .buffer_unordered(CONNECTING_MAX)
+        .try_collect()
+        .await
+        .map_err(|source| LoadError::Connect { address: plan.target.url().authority(), source })?;
     let start = Instant::now();
     let shared = Arc::new(Shared { end: start + plan.duration, plan, progress, totals: Mutex::default() });
     let mut clients = JoinSet::new();
