@@ -17,7 +17,7 @@ use crate::tools::{step, target_dir};
 const CONNECTIONS: [u32; 5] = [1, 10, 100, 1_000, 10_000];
 const BATCHES_IDS: [u32; 5] = [1, 10, 100, 1_000, 10_000];
 /// Room for those of one run while those of the last are not all gone.
-const CONNECTIONS_ALLOWED: &str = "25000";
+const CONNECTIONS_ALLOWED: &str = "15000";
 /// The first connection is silent until the last is there, on a busy machine for longer than by default it may be.
 const SILENCE_ALLOWED_S: &str = "60";
 /// Opens its connections, makes the one request that is due, and closes them.
