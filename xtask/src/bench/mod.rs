@@ -6,7 +6,7 @@ pub(crate) mod grpc;
 pub(crate) mod http;
 mod http_server;
 pub(crate) mod load;
-#[allow(dead_code, reason = "each benchmark draws with a part of it")]
+pub(crate) mod peers;
 mod plot;
 pub(crate) mod ranges;
 pub(crate) mod rates;
@@ -27,6 +27,8 @@ pub(crate) enum Bench {
     Grpc(load::Options),
     /// The server over HTTP, beside a bare hyper server that returns a constant.
     Http(load::Options),
+    /// The service and the generator, beside others that give out IDs.
+    Peers(peers::Options),
     /// IDs as ranges, at the limit of one slot and of many, every one received checked for duplicates.
     Ranges(ranges::Options),
     /// Latencies at fixed rates over HTTP and gRPC, beside bare servers.
