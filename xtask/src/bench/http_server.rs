@@ -13,6 +13,8 @@ use crate::tools::on_path;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often processor time is counted anew, at most: connections end together, within milliseconds.
+const COUNTS_MAX: u32 = 1000;
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Short beside the 200 ms in which a first ID is wanted.
 const POLL: Duration = Duration::from_millis(1);
@@ -96,13 +98,23 @@ impl Server {
     /// is counted.
     pub(crate) fn processor_us(&self, clock_ticks_hz: u64) -> Result<u64> {
         let id = self.child.id();
-        let mut ticks = Stat::read(&format!("/proc/{id}/stat"))?.ticks;
-        for process in fs::read_dir("/proc")? {
-            // What is none, or has just ended, has no such file.
-            let stat = Stat::read(&format!("{}/stat", process?.path().display())).ok();
-            ticks += stat.filter(|stat| stat.parent == id).map_or(0, |stat| stat.ticks);
+        let own = || Stat::read(&format!("/proc/{id}/stat"));
+        for _ in 0..COUNTS_MAX {
+            let before = own()?;
+            let mut ticks = 0;
+            for process in fs::read_dir("/proc")? {
+                // What is none, or has just ended, has no such file.
+                let stat = Stat::read(&format!("{}/stat", process?.path().display())).ok();
+                ticks +=
+                    stat.filter(|stat| stat.parent == id).map_or(0, |stat| stat.ticks + stat.ended_ticks);
+            }
+            let after = own()?;
+            // A child process that ended meanwhile may have been counted twice, or not at all.
+            if after.ended_ticks == before.ended_ticks {
+                return Ok((ticks + after.ticks + after.ended_ticks) * 1_000_000 / clock_ticks_hz);
+            }
         }
-        Ok(ticks * 1_000_000 / clock_ticks_hz)
+        bail!("its child processes end all the time: their processor time cannot be counted")
     }
 
     /// The same of the threads that it has now, to the nanosecond rather than the hundredth of a second: what work that
@@ -151,8 +163,10 @@ fn stops_with_us() -> Vec<String> {
 /// A process's own account of itself.
 struct Stat {
     parent: u32,
-    /// In user and system mode, of it and of those of its child processes that have ended.
+    /// In user and system mode.
     ticks: u64,
+    /// The same of its child processes that have ended.
+    ended_ticks: u64,
 }
 
 impl Stat {
@@ -162,9 +176,11 @@ impl Stat {
         // 15th are utime, stime, cutime and cstime.
         let (_, fields) = stat.rsplit_once(')').context("/proc/PID/stat has no name")?;
         let fields: Vec<_> = fields.split_whitespace().collect();
-        let parent = fields.get(1).context("/proc/PID/stat has no parent")?.parse()?;
-        let ticks = fields.get(11..15).context("/proc/PID/stat has no times")?;
-        Ok(Self { parent, ticks: ticks.iter().map(|ticks| ticks.parse::<u64>()).sum::<Result<_, _>>()? })
+        let number = |at: usize| -> Result<u64> {
+            Ok(fields.get(at).with_context(|| format!("{path} has too few fields"))?.parse()?)
+        };
+        let parent = u32::try_from(number(1)?)?;
+        Ok(Self { parent, ticks: number(11)? + number(12)?, ended_ticks: number(13)? + number(14)? })
     }
 }
 
