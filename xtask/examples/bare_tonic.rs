@@ -26,7 +26,7 @@ struct GenerateIdRequest {}
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct GenerateIdResponse {
-    #[prost(uint64, tag = "1")]
+    #[prost(fixed64, tag = "1")]
     id: u64,
     #[prost(message, optional, tag = "2")]
     components: Option<IdComponents>,

@@ -35,10 +35,11 @@ struct GenerateStreamRequest {
     batch_size: u32,
 }
 
+/// `repeated fixed64`, which are the same bytes.
 #[derive(Clone, PartialEq, prost::Message)]
 struct GenerateStreamResponse {
-    #[prost(uint64, repeated, tag = "1")]
-    ids: Vec<u64>,
+    #[prost(bytes = "bytes", tag = "1")]
+    ids: Bytes,
 }
 
 /// What ferroid-tonic-server is asked for.
@@ -117,7 +118,7 @@ impl Load {
         let mut batches = grpc.server_streaming(Request::new(request), path, codec).await?.into_inner();
         let mut count = 0;
         while let Some(GenerateStreamResponse { ids }) = batches.message().await? {
-            count += u64::try_from(black_box(ids).len())?;
+            count += read(&ids)?;
         }
         Ok(count)
     }
@@ -131,9 +132,14 @@ async fn from_ferroid(grpc: &mut Grpc<Channel>) -> Result<u64, Failure> {
     let mut batches = grpc.server_streaming(Request::new(request), path, codec).await?.into_inner();
     let mut count = 0;
     while let Some(IdChunk { packed_ids }) = batches.message().await? {
-        let (ids, _) = packed_ids.as_chunks();
-        let ids: Vec<u64> = ids.iter().map(|id| u64::from_le_bytes(*id)).collect();
-        count += u64::try_from(black_box(ids).len())?;
+        count += read(&packed_ids)?;
     }
     Ok(count)
+}
+
+/// Has the IDs of a batch, and says how many they are.
+fn read(packed: &[u8]) -> Result<u64, Failure> {
+    let (ids, _) = packed.as_chunks();
+    let ids: Vec<u64> = ids.iter().map(|id| u64::from_le_bytes(*id)).collect();
+    Ok(u64::try_from(black_box(ids).len())?)
 }

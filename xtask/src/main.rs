@@ -63,6 +63,5 @@ fn run(task: &Task) -> Result<()> {
         Task::Bench(bench::Bench::Ranges(options)) => bench::ranges::run(&shell, options),
         Task::Bench(bench::Bench::Rates(options)) => bench::rates::run(&shell, options),
         Task::Bench(bench::Bench::Scaling(options)) => bench::scaling::run(&shell, options),
-        Task::Bench(bench::Bench::Resp(options)) => bench::resp::run(&shell, options),
     }
 }

@@ -10,7 +10,6 @@ pub(crate) mod peers;
 mod plot;
 pub(crate) mod ranges;
 pub(crate) mod rates;
-pub(crate) mod resp;
 pub(crate) mod scaling;
 
 use anyhow::{Context, Result};
@@ -33,8 +32,6 @@ pub(crate) enum Bench {
     Ranges(ranges::Options),
     /// Latencies at fixed rates over HTTP and gRPC, beside bare servers.
     Rates(load::Options),
-    /// The server over RESP, beside Redis.
-    Resp(resp::Options),
     /// What a request costs with 1 to 10,000 connections, and an ID in answers of 1 to 10,000.
     Scaling(scaling::Options),
 }

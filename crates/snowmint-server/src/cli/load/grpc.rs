@@ -3,8 +3,8 @@
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
+use super::plan::{CONNECT_WAIT, Demand};
 use super::seen::Run;
-use super::{CONNECT_WAIT, Demand};
 use crate::api::grpc::proto::id_generator_client::IdGeneratorClient;
 use crate::api::grpc::proto::{GenerateBatchRequest, GenerateIdRequest, LeaseRangesRequest};
 

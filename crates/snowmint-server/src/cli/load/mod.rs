@@ -8,12 +8,12 @@
 
 mod answer;
 mod grpc;
+mod pace;
+mod plan;
 mod seen;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io;
-use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -23,17 +23,17 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::task::{JoinSet, yield_now};
-use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout_at};
 
-use super::server_url::{ServerUrl, ServerUrlError};
 use crate::open_files;
 use answer::{Answer, Malformed};
 use grpc::Caller;
+use pace::{Pace, on_time};
+use plan::Link;
+pub(super) use plan::{Demand, Plan, Target};
 use seen::{Run, Seen};
 
-/// How the URL of a server that is asked over gRPC begins.
-const GRPC_SCHEME: &str = "grpc://";
 /// The most connections of one load.
 pub(super) const CONNECTIONS_MAX: u32 = 10_000;
 /// The highest rate, in requests a second: more than a machine can make.
@@ -45,144 +45,16 @@ const READ_BYTES_MIN: usize = 4 * 1024;
 /// How many connections are being made at once: one after the other, the first would have been silent for longer than a
 /// server allows before the last is there.
 const CONNECTING_MAX: usize = 256;
-/// How long to wait for a connection.
-const CONNECT_WAIT: Duration = Duration::from_secs(5);
 /// How long to wait before a lost connection is made again.
 const RECONNECT_WAIT: Duration = Duration::from_millis(100);
 /// How long after the end answers are still waited for.
 const LAST_ANSWER_WAIT: Duration = Duration::from_secs(5);
-/// How late a timer may be.
-const TIMER_LATE_MAX: Duration = Duration::from_millis(2);
 /// Requests, or runs of IDs, that a connection keeps to itself before it adds them to the totals.
 const NOTES_MAX: usize = 1_024;
-/// Requests of a connection that were never sent are counted one by one up to so many, and in so many groups beyond.
-const UNSENT_GROUPS_MAX: u64 = 1_024;
 /// The longest latency told apart from longer ones, in nanoseconds: five minutes.
 const LATENCY_NS_MAX: u64 = 300_000_000_000;
 /// Significant digits of a latency.
 const LATENCY_DIGITS: u8 = 3;
-
-/// What one request asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Demand {
-    /// One ID.
-    Single,
-    /// This many IDs, as a list.
-    Batch(u32),
-    /// This many IDs, as ranges.
-    Ranges(u32),
-    /// Whatever the URL's own path gives: no ID is read from it.
-    Path,
-}
-
-impl Demand {
-    fn call(self) -> String {
-        match self {
-            Self::Single => "/api/v1/id".to_owned(),
-            Self::Batch(count) => format!("/api/v1/ids?count={count}"),
-            Self::Ranges(count) => format!("/api/v1/ranges?count={count}"),
-            Self::Path => String::new(),
-        }
-    }
-
-    fn ids(self) -> u64 {
-        match self {
-            Self::Single => 1,
-            Self::Batch(count) | Self::Ranges(count) => count.into(),
-            Self::Path => 0,
-        }
-    }
-
-    /// Reads the IDs of an answer's body, and says how many there are.
-    fn read(self, body: &[u8], each: impl FnMut(Run)) -> Result<u64, Malformed> {
-        match self {
-            Self::Single => answer::single(body, each),
-            Self::Batch(_) => answer::list(body, each),
-            Self::Ranges(_) => answer::ranges(body, each),
-            Self::Path => Ok(0),
-        }
-    }
-}
-
-/// A server, and the protocol that it is asked in.
-#[derive(Clone, Debug)]
-pub(super) enum Target {
-    Rest(ServerUrl),
-    Grpc(ServerUrl),
-}
-
-impl Target {
-    pub(super) fn url(&self) -> &ServerUrl {
-        match self {
-            Self::Rest(url) | Self::Grpc(url) => url,
-        }
-    }
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Rest(url) => write!(f, "{url}"),
-            Self::Grpc(url) => write!(f, "{GRPC_SCHEME}{}", url.authority()),
-        }
-    }
-}
-
-impl FromStr for Target {
-    type Err = ServerUrlError;
-
-    fn from_str(text: &str) -> Result<Self, ServerUrlError> {
-        match text.strip_prefix(GRPC_SCHEME) {
-            Some(rest) => format!("http://{rest}").parse().map(Self::Grpc),
-            None => text.parse().map(Self::Rest),
-        }
-    }
-}
-
-/// A load.
-#[derive(Clone, Debug)]
-pub(super) struct Plan {
-    /// Of what server.
-    pub(super) target: Target,
-    /// What each request asks for.
-    pub(super) demand: Demand,
-    /// For how long.
-    pub(super) duration: Duration,
-    /// Over how many connections.
-    pub(super) connections: u32,
-    /// Requests a second that are aimed at, all connections together.
-    pub(super) rate: Option<u32>,
-    /// Whether the IDs are read, and checked for duplicates.
-    pub(super) check: bool,
-}
-
-impl Plan {
-    fn request(&self) -> Vec<u8> {
-        let url = self.target.url();
-        let path = format!("{}{}", url.path(), self.demand.call());
-        let path = if path.starts_with('/') { path } else { format!("/{path}") };
-        format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", url.authority()).into_bytes()
-    }
-
-    async fn connect(&self) -> io::Result<Link> {
-        match &self.target {
-            Target::Rest(url) => {
-                let stream = timeout(CONNECT_WAIT, TcpStream::connect(url.address())).await??;
-                stream.set_nodelay(true)?;
-                Ok(Link::Rest(stream))
-            }
-            Target::Grpc(url) => {
-                Caller::connect(&url.authority()).await.map(Link::Grpc).map_err(io::Error::other)
-            }
-        }
-    }
-}
-
-/// A connection to the server.
-enum Link {
-    Rest(TcpStream),
-    Grpc(Caller),
-}
 
 /// How far a load is.
 #[derive(Debug, Default)]
@@ -311,58 +183,6 @@ struct Shared {
 impl Shared {
     fn totals(&self) -> MutexGuard<'_, Totals> {
         self.totals.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// When one connection's requests are due: all of them, also those for which it is already too late.
-#[derive(Clone, Debug)]
-struct Pace {
-    due: Instant,
-    every: Duration,
-    end: Instant,
-}
-
-impl Pace {
-    /// The connections take turns, the `nth` after those before it.
-    fn new(rate: u32, plan: &Plan, start: Instant, nth: u32) -> Self {
-        let turns = |count: u32| Duration::from_secs(count.into()) / rate;
-        Self { due: start + turns(nth), every: turns(plan.connections), end: start + plan.duration }
-    }
-
-    /// The rest of them at `now`, in groups: how long each had waited by then, and how many they are.
-    fn left(&self, now: Instant) -> impl Iterator<Item = (Duration, u64)> {
-        let left_ns = self.end.saturating_duration_since(self.due).as_nanos();
-        let left = u64::try_from(left_ns.div_ceil(self.every.as_nanos())).unwrap_or(u64::MAX);
-        let group = left.div_ceil(UNSENT_GROUPS_MAX).max(1);
-        let groups = (0..left).step_by(usize::try_from(group).unwrap_or(usize::MAX));
-        let waited = now.saturating_duration_since(self.due);
-        groups.map(move |nth| {
-            let since_first = self.every.saturating_mul(u32::try_from(nth).unwrap_or(u32::MAX));
-            (waited.saturating_sub(since_first), group.min(left - nth))
-        })
-    }
-}
-
-impl Iterator for Pace {
-    type Item = Instant;
-
-    fn next(&mut self) -> Option<Instant> {
-        let due = self.due;
-        (due < self.end).then(|| {
-            self.due += self.every;
-            due
-        })
-    }
-}
-
-/// Returns at `due`, which a timer alone would miss by up to [`TIMER_LATE_MAX`]: time that is not the server's.
-async fn on_time(due: Instant) {
-    let early = due.checked_sub(TIMER_LATE_MAX).unwrap_or(due);
-    if Instant::now() < early {
-        sleep_until(early).await;
-    }
-    while Instant::now() < due {
-        yield_now().await;
     }
 }
 
@@ -646,24 +466,4 @@ pub(super) enum LoadError {
     /// A connection's task broke.
     #[error("a connection's task ended before its time")]
     Client(#[source] tokio::task::JoinError),
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_schedule_has_every_request_however_late_it_is() {
-        let start = Instant::now();
-        let second = Duration::from_secs(1);
-        let pace = Pace { due: start, every: second / 1_000, end: start + second };
-        assert_eq!(pace.clone().count(), 1_000);
-        let left: Vec<_> = pace.left(start + second).collect();
-        assert_eq!((left.len(), left[0], left[999]), (1_000, (second, 1), (second / 1_000, 1)));
-
-        let pace = Pace { due: start, every: second / 100_000, end: start + second };
-        let left: Vec<_> = pace.left(start + second).collect();
-        assert!(left.len() <= 1_024);
-        assert_eq!((left[0].0, left.iter().map(|(_, count)| count).sum::<u64>()), (second, 100_000));
-    }
 }
