@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ferroid::generator::AtomicSnowflakeGenerator;
 use ferroid::id::SnowflakeTwitterId;
-use ferroid::time::MonotonicClock;
+use ferroid::time::{MonotonicClock, TimeSource};
 use snowflake::SnowflakeIdGenerator;
 use snowmint::{Claim, Generator, Layout, SequenceStart, Slot};
 use snowmint_client::Client;
@@ -36,7 +36,8 @@ const LEASE_IDS: u32 = 400_000;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut figures = vec![
-        ("snowmint", median_ns(snowmint()?)),
+        ("snowmint", median_ns(snowmint(now_ms)?)),
+        ("snowmint, ferroid's clock", median_ns(with_ferroids_clock()?)),
         ("ferroid", median_ns(ferroid())),
         ("rs-snowflake", median_ns(rs_snowflake())),
         ("uuid v7", median_ns(Uuid::now_v7)),
@@ -44,7 +45,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         ("sonyflake", sonyflake()?),
     ];
     if let Some(url) = env::args().nth(1) {
-        figures.insert(1, ("snowmint-client", client(&url)?));
+        figures.insert(2, ("snowmint-client", client(&url)?));
     }
     let figures: Vec<_> = figures.iter().map(|(name, ns)| format!(r#""{name}":{ns:.2}"#)).collect();
     println!("{{{}}}", figures.join(","));
@@ -80,10 +81,16 @@ fn now_ms() -> u64 {
 
 /// In a window that lasts longer than the benchmark.
 #[expect(clippy::disallowed_methods, reason = "its slot is nobody else's, and its IDs are thrown away")]
-fn snowmint() -> Result<impl FnMut() -> u64, Box<dyn Error>> {
+fn snowmint(now_ms: impl Fn() -> u64) -> Result<impl FnMut() -> u64, Box<dyn Error>> {
     let claim = Claim::new(Layout::default(), SLOT, None, now_ms(), Claim::WINDOW_MS_MAX)?;
     let generator = Generator::new(claim.granted(), SequenceStart::default());
     Ok(move || generator.mint(now_ms(), 1).expect("a burst is less than a millisecond's IDs").first().get())
+}
+
+/// A thread counts the milliseconds, and reading them is reading a word.
+fn with_ferroids_clock() -> Result<impl FnMut() -> u64, Box<dyn Error>> {
+    let clock = MonotonicClock::<1>::default();
+    snowmint(move || clock.current_millis())
 }
 
 /// Leased at once.
