@@ -283,7 +283,7 @@ impl Bench<'_> {
 
 /// As the example `in_process` names them.
 const GENERATORS: [(&str, &str); 8] = [
-    ("snowmint", "64 bits, from durable windows, reads the system's clock; 4,096 a ms"),
+    ("snowmint", "64 bits, from durable windows, system's clock; 4,096 a ms"),
     ("snowmint, ferroid's clock", "the same, with a thread that counts milliseconds"),
     ("snowmint-client", "leased ahead from a server, reads the system's clock"),
     ("ferroid", "64 bits, no window, its clock is never set right; 4,096 a ms"),
