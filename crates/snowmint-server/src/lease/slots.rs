@@ -77,15 +77,9 @@ impl Slots {
     /// The same, from the earliest millisecond in `[since_ms, now_ms]` in which one of them has IDs left. `None`
     /// where nothing is held.
     #[must_use]
-    pub fn mint_since(
-        &self,
-        since_ms: u64,
-        now_ms: u64,
-        wanted: u32,
-    ) -> Option<Result<(&Held, IdRange), Refusal>> {
+    pub fn mint_since(&self, since_ms: u64, now_ms: u64, wanted: u32) -> Option<Result<IdRange, Refusal>> {
         let Some((at_ms, held)) = self.next_open(since_ms) else {
-            let ceiling_ms = self.held.iter().map(|held| held.generator.ceiling_ms()).max()?;
-            return Some(Err(Refusal::WindowClosed { ceiling_ms }));
+            return Some(Err(Refusal::WindowClosed { ceiling_ms: self.ceiling_ms()? }));
         };
         if at_ms > now_ms {
             let until_ms = at_ms;
@@ -97,7 +91,7 @@ impl Slots {
             }));
         }
         self.frontier.reach(at_ms, held.worker());
-        Some(held.generator.mint_since(at_ms, at_ms, wanted).map(|range| (held, range)))
+        Some(held.generator.mint_since(at_ms, at_ms, wanted))
     }
 
     /// That millisecond, and the lowest slot that has IDs left in it.
@@ -212,7 +206,7 @@ mod tests {
         }
         let slots = holding.load();
         let mut ids = Vec::new();
-        while let Some(Ok((_, range))) = slots.mint_since(NOW_MS, NOW_MS + 9, 3) {
+        while let Some(Ok(range)) = slots.mint_since(NOW_MS, NOW_MS + 9, 3) {
             ids.extend(range.ids());
         }
         assert_eq!(ids.len(), 10 * 2 * ROOM as usize);
@@ -246,7 +240,7 @@ mod tests {
         hold(&holding, 1, 1_000);
         assert_eq!((worker(before), one(&holding, NOW_MS + 3)), (3, None));
         let slots = holding.load();
-        let (_, range) = slots.mint_since(NOW_MS, NOW_MS + 4, 1).unwrap().unwrap();
+        let range = slots.mint_since(NOW_MS, NOW_MS + 4, 1).unwrap().unwrap();
         assert!(range.first() > before);
     }
 
@@ -260,7 +254,7 @@ mod tests {
         let slots = holding.load();
         assert_eq!([50, 150].map(|ms| one(&holding, NOW_MS + ms).map(worker)), [Some(1), Some(2)]);
         let since = |ms| slots.mint_since(NOW_MS + ms, NOW_MS + ms, 1).unwrap();
-        assert_eq!(since(160).map(|(_, range)| worker(range.first())), Ok(2));
+        assert_eq!(since(160).map(|range| worker(range.first())), Ok(2));
         assert_eq!((slots.opens_ms(NOW_MS + 150), slots.opens_ms(NOW_MS + 250)), (Some(NOW_MS + 160), None));
         let closed = Refusal::WindowClosed { ceiling_ms: NOW_MS + 200 };
         assert_eq!((since(250).map(|_| ()), one(&holding, NOW_MS + 250)), (Err(closed), None));

@@ -297,7 +297,7 @@ impl Service {
         let slots = self.holding.load();
         match slots.mint_since(arrived_ms, self.clock.now_ms(), missing) {
             None => Err(Step::Refuse(Refused::NoSlot(self.holding.absence()))),
-            Some(Ok((_, range))) => Ok(range),
+            Some(Ok(range)) => Ok(range),
             Some(Err(Refusal::Wait { until_ms } | Refusal::ClockBehind { until_ms })) => {
                 Err(Step::Sleep { until_ms })
             }
