@@ -47,7 +47,7 @@ pub(crate) fn run(shell: &Shell, options: &Options) -> Result<()> {
     show("from start to first ID, ms", bench.ours.server.first_answer.as_secs_f64() * 1e3, "below 200");
     show("batches of 10,000, IDs/s", bench.batches()?, "");
     show("ranges of 1,000,000, IDs/s", bench.ranges()?, "");
-    let (recorded, silent) = bench.loader.alternate("written down", &bench.recorded, &bench.ours, &[])?;
+    let (recorded, silent) = bench.recorded()?;
     println!("\n{:<44}{:>12}{:>12}{:>8}  wanted", "", "journal on", "off", "ratio");
     compare("single IDs, requests/s", rate(&recorded), rate(&silent), "at least 0.85");
     compare("single IDs, processor us per request", cost_us(&recorded), cost_us(&silent), "");
@@ -63,20 +63,25 @@ struct Bench<'a> {
     loader: Loader<'a>,
     /// Writes nothing down.
     ours: Target,
-    /// As it is by default: with a journal, and the metrics store and the archive behind it.
-    recorded: Target,
     bare: Target,
-    _data_dirs: [TempDir; 2],
+    _data_dir: TempDir,
 }
 
 impl<'a> Bench<'a> {
     fn start(shell: &'a Shell, options: &'a Options) -> Result<Self> {
         let loader = Loader::new(shell, options)?;
-        let data_dirs = [TempDir::new()?, TempDir::new()?];
-        let ours = start_snowmint(&loader, data_dirs[0].path(), "off", &[])?;
-        let recorded = start_snowmint(&loader, data_dirs[1].path(), "relaxed", &[])?;
+        let data_dir = TempDir::new()?;
+        let ours = start_snowmint(&loader, data_dir.path(), "off", &[])?;
         let bare = start_bare(&target_dir(shell)?.join("dist/examples/bare_hyper"), &ours.server)?;
-        Ok(Self { loader, ours, recorded, bare, _data_dirs: data_dirs })
+        Ok(Self { loader, ours, bare, _data_dir: data_dir })
+    }
+
+    /// Single IDs from a node as it is by default, with a journal and the metrics store and the archive behind it,
+    /// beside the one that writes nothing down.
+    fn recorded(&self) -> Result<(Vec<Run>, Vec<Run>)> {
+        let data_dir = TempDir::new()?;
+        let recorded = start_snowmint(&self.loader, data_dir.path(), "relaxed", &[])?;
+        self.loader.alternate("written down", &recorded, &self.ours, &[])
     }
 
     /// Single IDs from a node with its archive and from one without, both as they are by default otherwise. Each run

@@ -15,6 +15,10 @@ use crate::tools::{step, target_dir};
 pub(super) const SERVER_CORE: usize = 0;
 pub(super) const LOAD_CORE: usize = 1;
 
+/// Short runs, and many of them.
+const HALF_LOAD_S: u64 = 2;
+const HALF_LOAD_ROUNDS: u32 = 10;
+
 /// How much is measured.
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -81,16 +85,16 @@ impl<'a> Loader<'a> {
         alternate(what, self.options.rounds, || run(one), || run(other))
     }
 
-    /// Both at half of what the other can do, in turn: what an answer takes where there is room.
+    /// Both at half of what the other can do, in turn: what an answer takes where there is room. A virtual machine
+    /// that stops for milliseconds makes the p99 of most runs its own: what the servers make shows in the others.
     pub(super) fn half_load(&self, ours: &Target, other: &Target, full: &[Run]) -> Result<()> {
         let half = format!("{:.0}", rate(full) / 2.0);
-        let (ours, other) = self.alternate("half load", ours, other, &["--rate", &half])?;
-        compare(
-            &format!("single IDs, p99 us at {half} requests/s"),
-            p99_us(&ours),
-            p99_us(&other),
-            "at most 1.2",
-        );
+        let options = Options { seconds: HALF_LOAD_S, rounds: HALF_LOAD_ROUNDS, ..*self.options };
+        let short = Loader { shell: self.shell, options: &options, snowmint: self.snowmint.clone() };
+        let (ours, other) = short.alternate("half load", ours, other, &["--rate", &half])?;
+        let what = format!("single IDs, p99 us at {half} requests/s");
+        compare(&what, p99_us(&ours), p99_us(&other), "at most 1.2");
+        compare("  where the machine was quietest", quiet_p99_us(&ours), quiet_p99_us(&other), "at most 1.2");
         Ok(())
     }
 
@@ -178,6 +182,13 @@ pub(super) fn cost_us(runs: &[Run]) -> f64 {
 
 pub(super) fn p99_us(runs: &[Run]) -> f64 {
     latencies_us(runs)[P99]
+}
+
+/// Three of four runs had a higher one.
+fn quiet_p99_us(runs: &[Run]) -> f64 {
+    let mut sorted: Vec<f64> = runs.iter().map(|run| run.latencies_us[P99]).collect();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 4).copied().unwrap_or(f64::NAN)
 }
 
 pub(super) fn latencies_us(runs: &[Run]) -> [f64; LATENCIES.len()] {
