@@ -29,7 +29,7 @@ pub(crate) fn run(shell: &Shell, options: &Options) -> Result<()> {
     compare("single IDs, requests/s", rate(&our_runs), rate(&bare_runs), "");
     compare("single IDs, processor us per request", cost_us(&our_runs), cost_us(&bare_runs), "at most 1.15");
     compare("single IDs, p99 us", p99_us(&our_runs), p99_us(&bare_runs), "");
-    loader.half_load(&ours, &bare, &bare_runs)
+    loader.half_load((&ours, &our_runs), (&bare, &bare_runs))
 }
 
 pub(super) fn start_snowmint(loader: &Loader, data_dir: &Path) -> Result<Target> {

@@ -41,7 +41,7 @@ pub(crate) fn run(shell: &Shell, options: &Options) -> Result<()> {
     compare("single IDs, requests/s", rate(&ours), rate(&bare), "at least 0.9");
     compare("single IDs, processor us per request", cost_us(&ours), cost_us(&bare), "at most 1.15");
     compare("single IDs, p99 us", p99_us(&ours), p99_us(&bare), "");
-    bench.loader.half_load(&bench.ours, &bench.bare, &bare)?;
+    bench.loader.half_load((&bench.ours, &ours), (&bench.bare, &bare))?;
     bench.steady()?;
     show("resident memory after 1,000,000 requests, MB", bench.resident_mb()?, "below 40");
     show("from start to first ID, ms", bench.ours.server.first_answer.as_secs_f64() * 1e3, "below 200");

@@ -122,7 +122,10 @@ impl Server {
     pub(crate) fn processor_time(&self) -> Result<Duration> {
         let threads = fs::read_dir(format!("/proc/{}/task", self.child.id()))?;
         let of_thread = |thread: fs::DirEntry| {
-            let text = fs::read_to_string(thread.path().join("schedstat"))?;
+            // A thread that has ended meanwhile takes its time along.
+            let Ok(text) = fs::read_to_string(thread.path().join("schedstat")) else {
+                return Ok(Duration::ZERO);
+            };
             let spent_ns = text.split_whitespace().next().context("schedstat begins with nanoseconds")?;
             Ok(Duration::from_nanos(spent_ns.parse()?))
         };
