@@ -7,6 +7,9 @@ use xshell::{Shell, cmd};
 use crate::install;
 use crate::tools::{on_path, step};
 
+/// Where the scenarios are that have a size.
+const MODULES: [&str; 3] = ["archive", "fleet", "records"];
+
 /// Which scenarios.
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -17,16 +20,17 @@ pub(crate) struct Options {
 /// Runs them one after the other: each wants the machine for itself.
 pub(crate) fn run(shell: &Shell, options: &Options) -> Result<()> {
     install::run(shell)?;
-    let name = options.name.as_deref().unwrap_or_default();
+    let name = options.name.as_deref();
     shell.set_var("SNOWMINT_FAULTS_WHOLE", "1");
     step("faults", || {
         if on_path("cargo-nextest").is_some() {
-            let filter = format!("test(/^(archive|fleet|records)::.*{name}/)");
+            let all = format!("test(/^({})::/)", MODULES.join("|"));
+            let filter = name.map_or(all.clone(), |name| format!("{all} & test(~{name})"));
             Ok(cmd!(shell, "cargo nextest run --release -p snowmint-server --test faults --locked --no-fail-fast --no-capture -E {filter}").run()?)
         } else {
-            let [archive, fleet, records] =
-                ["archive", "fleet", "records"].map(|module| format!("{module}::{name}"));
-            Ok(cmd!(shell, "cargo test --release -p snowmint-server --test faults --locked --no-fail-fast -- --nocapture --test-threads 1 {archive} {fleet} {records}").run()?)
+            // Of which cargo's own runner takes one or the other.
+            let filters = name.map_or(MODULES.to_vec(), |name| vec![name]);
+            Ok(cmd!(shell, "cargo test --release -p snowmint-server --test faults --locked --no-fail-fast -- --nocapture --test-threads 1 {filters...}").run()?)
         }
     })
 }
