@@ -7,6 +7,9 @@ const AWAY_MS_MAX = 2_000;
 /** What a busy server, or one that cannot mint now, answers with. Another may do better. */
 const UNAVAILABLE = new Set([408, 429, 500, 502, 503, 504]);
 
+/** Who asks: the service writes it down beside what it gave. */
+const HEADERS = { "user-agent": "snowmint-node" };
+
 /** The highest ID: the sign bit is 0. */
 const ID_MAX = 2n ** 63n - 1n;
 
@@ -54,7 +57,7 @@ class Server {
     let status, retryAfter, text;
     try {
       const signal = AbortSignal.timeout(Math.max(1, Math.ceil(timeoutMs)));
-      const answer = await fetch(this.#path + count, { signal, redirect: "error" });
+      const answer = await fetch(this.#path + count, { signal, redirect: "error", headers: HEADERS });
       ({ status } = answer);
       retryAfter = answer.headers.get("retry-after");
       text = await answer.text();

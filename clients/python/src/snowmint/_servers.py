@@ -14,6 +14,9 @@ from ._errors import Error, Refused, Timeout, Unavailable
 AWAY_S_MIN = 0.05
 AWAY_S_MAX = 2.0
 
+#: Who asks: the service writes it down beside what it gave.
+USER_AGENT = "snowmint-python"
+
 #: The longest answer that is read, in bytes: a million ranges of one ID.
 ANSWER_BYTES_MAX = 80_000_000
 
@@ -95,7 +98,7 @@ class Server:
         connection.timeout = timeout
         if connection.sock is not None:
             connection.sock.settimeout(timeout)
-        connection.request("GET", self._path + str(count))
+        connection.request("GET", self._path + str(count), headers={"User-Agent": USER_AGENT})
         response = connection.getresponse()
         body = response.read(ANSWER_BYTES_MAX + 1)
         if len(body) > ANSWER_BYTES_MAX:

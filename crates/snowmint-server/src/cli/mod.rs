@@ -158,7 +158,10 @@ enum CliError {
     /// Each is told.
     #[error("some of the archive cannot be read")]
     Unread(Vec<String>),
-    #[error("there is no such record in the {objects} objects that could have it")]
+    #[error(
+        "there is no such record in the {objects} objects that could have it, in the archive or waiting for it: \
+         one comes there about a second after its answer"
+    )]
     NoRecord { objects: u64 },
     #[error("no request was answered with success")]
     NoAnswer,

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
-use hyper::Uri;
+use hyper::header::USER_AGENT;
+use hyper::{Request, Uri};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -16,6 +17,8 @@ use super::server_url::ServerUrl;
 
 /// How long an answer may take.
 const ANSWER_WAIT: Duration = Duration::from_secs(15);
+/// Who asks: the archive has it.
+const AGENT: &str = concat!("snowmint/", env!("CARGO_PKG_VERSION"));
 /// The longest answer, in bytes.
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -43,9 +46,10 @@ impl Server {
     }
 
     async fn exchange(&self, uri: Uri, url: &str) -> Result<(bool, u16, Bytes), ServerError> {
+        let request = Request::get(uri).header(USER_AGENT, AGENT).body(Empty::new());
         let response = self
             .client
-            .get(uri)
+            .request(request.expect("all of it was parsed before, or is constant"))
             .await
             .map_err(|source| ServerError::Request { url: url.to_owned(), source })?;
         let status = response.status();
