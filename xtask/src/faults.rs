@@ -28,7 +28,7 @@ pub(crate) fn run(shell: &Shell, options: &Options) -> Result<()> {
             let filter = name.map_or(all.clone(), |name| format!("{all} & test(~{name})"));
             Ok(cmd!(shell, "cargo nextest run --release -p snowmint-server --test faults --locked --no-fail-fast --no-capture -E {filter}").run()?)
         } else {
-            // Of which cargo's own runner takes one or the other.
+            // Cargo's own runner takes several texts, of which a name has one, and none that it must have all of.
             let filters = name.map_or(MODULES.to_vec(), |name| vec![name]);
             Ok(cmd!(shell, "cargo test --release -p snowmint-server --test faults --locked --no-fail-fast -- --nocapture --test-threads 1 {filters...}").run()?)
         }

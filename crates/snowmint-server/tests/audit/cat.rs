@@ -30,7 +30,9 @@ fn who_got_an_id_is_told_whatever_form_it_is_in() {
     let nobody = id(SLOT, START_MS + HOUR_MS + 2_004, 17).to_string();
     let (code, out, err) = audit(&archive, &["cat", "--id", &nobody]);
     assert_eq!((code, out.as_str()), (1, ""));
-    assert!(err.starts_with("error: there is no such record in the 3 objects that could have it"), "{err}");
+    let wanted = "error: there is no such record in the 3 objects that could have it, in the archive or waiting for it: \
+                  one comes there about a second after its answer\n";
+    assert_eq!(err, wanted);
 }
 
 #[test]
